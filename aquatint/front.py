@@ -1,0 +1,263 @@
+"""Both text-to-image fronts inside Triton: validate, run ``Pipeline`` over BLS, answer.
+
+``execute`` hands every request to a thread of its own and returns at once; the thread answers by the request's response
+sender. Many requests then wait in BLS calls at the same time, and Triton's dynamic batcher joins their denoising steps.
+Limits, deadlines and the queue live here, because Triton's queue policies stall a one-instance model.
+
+Only importable inside a Triton Python backend process.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from aquatint import errors, png, request, served_model
+from aquatint.errors import (
+    AquatintError,
+    Cancelled,
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidRequest,
+    Overloaded,
+)
+from aquatint.front_metrics import FrontMetrics
+from aquatint.pipeline import GenerationResult, Pipeline, Progress, Tensors
+from aquatint.request import ResolvedRequest
+from aquatint.served_model import ServedModel
+from aquatint.settings import FrontSettings
+
+_TEXT_FIELDS = ("prompt", "negative_prompt")
+_NUMBER_FIELDS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "seed",
+    "num_images",
+    "preview_every",
+)
+# Request parameters that Triton and its clients set on their own.
+_TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+_ADMISSION_POLL_S = 0.05
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class BlsRunner:
+    """Runs a component by a BLS call to the Triton model ``<served>_<component>``."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._prefix = served.name
+        self._outputs = {"transformer": ["noise_pred"], "vae_decoder": ["sample"]}
+        for encoder in served.text_encoders:
+            pooled = ["pooled_prompt_embeds"] if encoder.kind == "clip" else []
+            self._outputs[encoder.component] = ["prompt_embeds", *pooled]
+
+    def __call__(self, component: str, inputs: Tensors) -> Tensors:
+        """Run ``component`` on a batch. Raises ``EngineUnavailable`` or ``OutOfMemory``."""
+        call = pb_utils.InferenceRequest(
+            model_name=f"{self._prefix}_{component}",
+            requested_output_names=self._outputs[component],
+            inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        )
+        response = call.exec()
+        if response.has_error():
+            raise self._engine_error(component, response.error().message())
+        # Copied, because the tensor's memory goes with the response.
+        return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
+
+    def _engine_error(self, component: str, message: str) -> AquatintError:
+        found = errors.from_wire(message) or errors.internal(RuntimeError(message))
+        if isinstance(found, errors.OutOfMemory):
+            return found
+        pb_utils.Logger.log_error(f"{self._prefix}_{component}: {message}")
+        return EngineUnavailable(f"the {component} failed or is not ready")
+
+
+class Admission:
+    """At most ``running`` requests at once and ``queued`` waiting; more are refused."""
+
+    def __init__(self, running: int, queued: int) -> None:
+        self._limit = running + queued
+        self._slots = threading.BoundedSemaphore(running)
+        self._lock = threading.Lock()
+        self.admitted = 0
+
+    def enter(self) -> None:
+        """Take a place in the queue. Raises ``Overloaded``."""
+        with self._lock:
+            if self.admitted >= self._limit:
+                raise Overloaded(f"{self.admitted} requests are already running or queued; retry after 1 s")
+            self.admitted += 1
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._lock:
+            self.admitted -= 1
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds to start running."""
+        return self._slots.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        """Stop running."""
+        self._slots.release()
+
+
+class TritonPythonModel:
+    """The front; unary or decoupled by its model configuration."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the served model's description and tokenizers; called once by Triton."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        settings = FrontSettings()
+        served = served_model.read(folder)
+        config = json.loads(args["model_config"])
+        self._decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
+        self._served = served
+        self._timeout_s = settings.request_timeout_s
+        self._pipeline = Pipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        self._admission = Admission(settings.max_running, settings.max_queued)
+        self._metrics = FrontMetrics(args["model_name"])
+        self._stopping = threading.Event()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand each request to its own thread; the answers go through the response senders."""
+        for triton_request in requests:
+            sender = triton_request.get_response_sender()
+            try:
+                self._admission.enter()
+            except Overloaded as error:
+                self._fail(sender, error)
+                continue
+            job = _Job(triton_request, sender, self._timeout_s, self._stopping)
+            threading.Thread(target=self._serve, args=(job,), daemon=True).start()
+
+    def finalize(self) -> None:
+        """Stop the requests in flight at their next step and wait for them; called once by Triton."""
+        self._stopping.set()
+        while self._admission.admitted:
+            time.sleep(_ADMISSION_POLL_S)
+        self._metrics.close()
+
+    def _serve(self, job: _Job) -> None:
+        try:
+            resolved = request.resolve(request.parse(job.fields()), self._served)
+            while not self._admission.acquire(_ADMISSION_POLL_S):
+                job.checkpoint()
+            try:
+                self._draw(job, resolved)
+            finally:
+                self._admission.release()
+        # The border of the server: whatever happens becomes an error response, never a traceback or a hung client.
+        except Exception as error:
+            self._fail(job.sender, errors.internal(error))
+        finally:
+            self._admission.leave()
+
+    def _draw(self, job: _Job, resolved: ResolvedRequest) -> None:
+        queued_s = time.monotonic() - job.arrived
+        for event in self._pipeline.run(resolved, job.checkpoint):
+            if isinstance(event, GenerationResult):
+                self._metrics.finished(event, queued_s, self._pipeline.cache)
+                job.sender.send(pb_utils.InferenceResponse(_completed(event, queued_s, job.outputs)), _FINAL)
+            else:
+                self._metrics.stepped(len(resolved.seeds), self._admission.admitted)
+                if self._decoupled:
+                    job.sender.send(pb_utils.InferenceResponse(_progress(event, job.outputs)))
+
+    def _fail(self, sender: Any, error: AquatintError) -> None:
+        self._metrics.failed(type(error).__name__)
+        code = getattr(pb_utils.TritonError, errors.mapping(error).triton)
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(errors.to_wire(error), code))
+        sender.send(response, _FINAL)
+
+
+class _Job:
+    """One request in flight: its fields, its wanted outputs, its deadline and whether its caller is still there."""
+
+    def __init__(self, triton_request: Any, sender: Any, timeout_s: float, stopping: threading.Event) -> None:
+        self.sender = sender
+        self.arrived = time.monotonic()
+        asked_s = triton_request.timeout() / 1e6
+        self._deadline = self.arrived + (min(asked_s, timeout_s) if asked_s > 0 else timeout_s)
+        self._request = triton_request
+        self._stopping = stopping
+        wanted = set(triton_request.requested_output_names())
+        # A caller that names no outputs is offered all of them; it gets the PNG, which JSON can carry.
+        self.outputs = wanted - {"image"} if {"image", "png"} <= wanted else wanted
+
+    def fields(self) -> dict[str, Any]:
+        """The contract's fields from the input tensors. Raises ``InvalidRequest``."""
+        unknown = set(json.loads(self._request.parameters() or "{}")) - set(_TRANSPORT_PARAMETERS)
+        if unknown := {name for name in unknown if not name.startswith("triton_")}:
+            raise InvalidRequest(f"unknown field: {', '.join(sorted(unknown))}")
+        return {
+            name: value
+            for name in (*_TEXT_FIELDS, *_NUMBER_FIELDS)
+            if (value := self._field(name)) is not None
+        }
+
+    def _field(self, name: str) -> Any:
+        tensor = pb_utils.get_input_tensor_by_name(self._request, name)
+        if tensor is None:
+            return None
+        values = tensor.as_numpy().reshape(-1)
+        if values.size != 1:
+            raise InvalidRequest(f"{name}: must be one value, is {values.size}")
+        return values[0].item() if name in _NUMBER_FIELDS else values[0]
+
+    def checkpoint(self) -> None:
+        """Raises ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when work for this request should stop."""
+        if self._request.is_cancelled() or self.sender.is_cancelled():
+            raise Cancelled("the request was cancelled")
+        if time.monotonic() > self._deadline:
+            raise DeadlineExceeded("the request's time ran out")
+        if self._stopping.is_set():
+            raise EngineUnavailable("the model is being unloaded")
+
+
+def _completed(result: GenerationResult, queued_s: float, wanted: set[str]) -> list[Any]:
+    seeds = result.parameters.seeds
+    info = {
+        "type": "completed",
+        "parameters": result.parameters.model_dump(),
+        "seeds": seeds,
+        "dropped_tokens": result.dropped_tokens,
+        "timings": {"queue_s": queued_s, **result.timings},
+        "batch": result.batch,
+    }
+    tensors = [_json_tensor(info), pb_utils.Tensor("seed", np.array(seeds, np.int64))]
+    if "png" in wanted:
+        files = [png.encode(image, result.parameters, seed) for image, seed in zip(result.images, seeds)]
+        tensors.append(_png_tensor(files))
+    if "image" in wanted:
+        tensors.append(pb_utils.Tensor("image", np.ascontiguousarray(result.images)))
+    return [tensor for tensor in tensors if tensor.name() in wanted]
+
+
+def _progress(progress: Progress, wanted: set[str]) -> list[Any]:
+    info = {"type": "progress", "step": progress.step, "total_steps": progress.total_steps}
+    tensors = [_json_tensor(info)]
+    if progress.preview is not None and "png" in wanted:
+        tensors.append(_png_tensor([png.encode_plain(image) for image in progress.preview]))
+    if progress.preview is not None and "image" in wanted:
+        tensors.append(pb_utils.Tensor("image", progress.preview))
+    return tensors
+
+
+def _json_tensor(info: dict[str, Any]) -> Any:
+    return pb_utils.Tensor("info", np.array([json.dumps(info)], object))
+
+
+def _png_tensor(files: list[bytes]) -> Any:
+    """PNG files as base64 text, so that Triton's JSON endpoints can carry them."""
+    return pb_utils.Tensor("png", np.array([base64.b64encode(file) for file in files], object))

@@ -1,0 +1,62 @@
+"""What a front must know about the model it serves: written by the export, read by fronts and clients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+FILE_NAME = "served_model.json"
+
+
+class TextEncoder(BaseModel):
+    """One text encoder of the model. ``tokens`` is the padded sequence length it is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    component: str
+    tokenizer: str
+    kind: str
+    tokens: int
+    hidden_size: int
+    projection_dim: int
+    present: bool = True
+
+
+class ServedModel(BaseModel):
+    """Defaults, limits and numbers of one served model.
+
+    ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    default_width: int
+    default_height: int
+    default_num_inference_steps: int
+    default_guidance_scale: float
+    pixel_unit: int
+    min_size: int
+    max_size: int
+    max_batch_size: int
+    vae_scale_factor: int
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float
+    patch_size: int
+    joint_attention_dim: int
+    pooled_projection_dim: int
+    text_encoders: list[TextEncoder]
+    scheduler: dict[str, Any]
+    preview_factors: list[list[float]]
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of the latents of a picture."""
+        return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
+
+
+def read(folder: Path) -> ServedModel:
+    """Read ``served_model.json`` from a front's version folder."""
+    return ServedModel.model_validate_json((folder / FILE_NAME).read_bytes())

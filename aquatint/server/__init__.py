@@ -1,0 +1,6 @@
+"""The embedded Triton server: find a ``tritonserver``, lay out its backends, run it on loopback and watch over it."""
+
+from aquatint.server.locate import Installation, locate
+from aquatint.server.process import TritonServer
+
+__all__ = ["Installation", "TritonServer", "locate"]

@@ -1,0 +1,143 @@
+"""A Triton python-based backend over onnxruntime, for servers without Triton's own ``onnxruntime`` backend.
+
+One session run serves the whole batch of requests; the rows are split back afterwards. Model parameters:
+``execution_providers`` (comma-separated, default CUDA when the instance is on a GPU, else CPU) and
+``intra_op_num_threads`` (default: all cores).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+_DATA_TYPES = {
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(double)": "TYPE_FP64",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(string)": "TYPE_STRING",
+}
+_DEFAULT_FILE = "model.onnx"
+_DEFAULT_MAX_BATCH_SIZE = 32
+
+
+class TritonPythonModel:
+    """One instance: one onnxruntime session."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Fill in the inputs, outputs and batching that the configuration leaves out, from the model file."""
+        config = auto_complete_model_config.as_dict()
+        declared = {port["name"] for port in (*config["input"], *config["output"])}
+        session = _session(_model_file(Path(pb_utils.get_model_dir()), config), ["CPUExecutionProvider"], threads=1)
+        ports = [*session.get_inputs(), *session.get_outputs()]
+        # A symbolic first axis everywhere is a batch axis.
+        batched = all(port.shape and isinstance(port.shape[0], str) for port in ports)
+        if config["max_batch_size"] == 0 and batched and not declared:
+            auto_complete_model_config.set_max_batch_size(_DEFAULT_MAX_BATCH_SIZE)
+            auto_complete_model_config.set_dynamic_batching()
+        batched = batched and auto_complete_model_config.as_dict()["max_batch_size"] > 0
+        for port in session.get_inputs():
+            if port.name not in declared:
+                auto_complete_model_config.add_input(_describe(port, batched))
+        for port in session.get_outputs():
+            if port.name not in declared:
+                auto_complete_model_config.add_output(_describe(port, batched))
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model file of this version; called once by Triton."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        file = _model_file(Path(args["model_repository"]) / args["model_version"], config)
+        providers = _providers(parameters, args["model_instance_kind"], int(args["model_instance_device_id"]))
+        self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", 0)))
+        self._inputs = [port.name for port in self._session.get_inputs()]
+        self._scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
+        self._outputs = [port.name for port in self._session.get_outputs()]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run all requests whose tensors differ only in rows as one batch each."""
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            try:
+                inputs = {name: self._input(request, name) for name in self._inputs}
+            except ValueError as error:
+                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                continue
+            groups[tuple((v.shape[1:], v.dtype) for v in inputs.values())].append((index, inputs))
+        for members in groups.values():
+            for (index, _), response in zip(members, self._run([inputs for _, inputs in members])):
+                responses[index] = response
+        return responses
+
+    def finalize(self) -> None:
+        """Free the session; called once by Triton."""
+        del self._session
+
+    def _input(self, request: Any, name: str) -> np.ndarray:
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        if tensor is None:
+            raise ValueError(f"input {name} is missing")
+        value = tensor.as_numpy()
+        # Triton has no empty dims: one value per row arrives as (rows, 1) unless its config reshapes it.
+        return value.reshape(-1) if name in self._scalars else value
+
+    def _run(self, batch: list[dict[str, np.ndarray]]) -> list[Any]:
+        feed = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self._inputs}
+        try:
+            outputs = self._session.run(self._outputs, feed)
+        # onnxruntime raises its own classes for wrong shapes, exhausted memory and provider failures.
+        except Exception as error:
+            pb_utils.Logger.log_error(f"onnxruntime: {error}")
+            return [_error(f"onnxruntime failed: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
+        rows = [len(next(iter(inputs.values()))) for inputs in batch]
+        splits = np.cumsum(rows)[:-1]
+        parts = [np.split(output, splits) for output in outputs]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(n, part[i]) for n, part in zip(self._outputs, parts)])
+            for i in range(len(batch))
+        ]
+
+
+def _error(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _model_file(folder: Path, config: dict[str, Any]) -> Path:
+    file = folder / (config.get("default_model_filename") or _DEFAULT_FILE)
+    if not file.is_file():
+        raise pb_utils.TritonModelException(f"{file.name} is missing in version {folder.name}")
+    return file
+
+
+def _providers(parameters: dict[str, str], kind: str, device: int) -> list[Any]:
+    if named := parameters.get("execution_providers"):
+        return [name.strip() for name in named.split(",")]
+    if kind == "GPU":
+        return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Idle threads of one component must not spin away the cores the others need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(file), options, providers=providers)
+
+
+def _describe(port: Any, batched: bool) -> dict[str, Any]:
+    shape = port.shape[1:] if batched else port.shape
+    dims = [axis if isinstance(axis, int) else -1 for axis in shape]
+    return {"name": port.name, "data_type": _DATA_TYPES[port.type], "dims": dims or [1]}

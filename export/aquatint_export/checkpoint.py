@@ -1,0 +1,164 @@
+"""Read an SD3-family diffusers checkpoint: safetensors only, any text encoder may be absent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from aquatint.errors import BundleRejected
+from aquatint.served_model import ServedModel, TextEncoder
+from diffusers import StableDiffusion3Pipeline
+from huggingface_hub import snapshot_download
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+_ENCODERS = (
+    ("text_encoder", "tokenizer", "clip"),
+    ("text_encoder_2", "tokenizer_2", "clip"),
+    ("text_encoder_3", "tokenizer_3", "t5"),
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# diffusers' own default for ``max_sequence_length``.
+_MAX_T5_TOKENS = 256
+_CLIP_TOKENS = 77
+DEFAULTS_FILE = "aquatint.json"
+
+
+class Defaults(BaseModel):
+    """The model's own sampling defaults, from ``aquatint.json`` in the checkpoint when it has one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_inference_steps: int = 28
+    guidance_scale: float = 4.5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded pipeline in FP32 on the CPU, and where it came from."""
+
+    pipeline: StableDiffusion3Pipeline
+    source: str
+    licence: str
+    defaults: Defaults
+
+    def served_model(self, name: str, max_batch_size: int, preview_factors: list[list[float]]) -> ServedModel:
+        """The numbers a front needs to serve this checkpoint under ``name``."""
+        transformer, vae = self.pipeline.transformer.config, self.pipeline.vae.config
+        scale_factor = self.pipeline.vae_scale_factor
+        unit = scale_factor * transformer.patch_size
+        side = transformer.sample_size * scale_factor
+        return ServedModel(
+            name=name,
+            default_width=side,
+            default_height=side,
+            default_num_inference_steps=self.defaults.num_inference_steps,
+            default_guidance_scale=self.defaults.guidance_scale,
+            pixel_unit=unit,
+            min_size=max(unit, side // 4),
+            max_size=transformer.pos_embed_max_size * unit,
+            max_batch_size=max_batch_size,
+            vae_scale_factor=scale_factor,
+            latent_channels=transformer.in_channels,
+            scaling_factor=vae.scaling_factor,
+            shift_factor=vae.shift_factor or 0.0,
+            patch_size=transformer.patch_size,
+            joint_attention_dim=transformer.joint_attention_dim,
+            pooled_projection_dim=transformer.pooled_projection_dim,
+            text_encoders=self.text_encoders(),
+            scheduler=_plain(self.pipeline.scheduler.config),
+            preview_factors=preview_factors,
+        )
+
+    def text_encoders(self) -> list[TextEncoder]:
+        """All three text encoders; an absent one keeps its place with the size the transformer expects of it."""
+        pooled = self.pipeline.transformer.config.pooled_projection_dim
+        known = sum(self._projection_dim(c) for c, _, kind in _ENCODERS if kind == "clip")
+        return [self._text_encoder(*names, missing_projection=pooled - known) for names in _ENCODERS]
+
+    def _projection_dim(self, component: str) -> int:
+        model = getattr(self.pipeline, component)
+        return int(model.config.projection_dim) if model is not None else 0
+
+    def _text_encoder(self, component: str, tokenizer: str, kind: str, missing_projection: int) -> TextEncoder:
+        model = getattr(self.pipeline, component)
+        if model is None:
+            # SD3's CLIP towers are as wide as their projection. A second absent tower has nothing left to fill.
+            width = missing_projection if kind == "clip" else self.pipeline.transformer.config.joint_attention_dim
+            if kind == "clip" and component == "text_encoder_2" and self.pipeline.text_encoder is None:
+                width = 0
+            projection = width if kind == "clip" else 0
+        else:
+            width = model.config.hidden_size
+            projection = self._projection_dim(component) if kind == "clip" else 0
+        return TextEncoder(
+            component=component,
+            tokenizer=tokenizer,
+            kind=kind,
+            tokens=self._tokens(kind),
+            hidden_size=width,
+            projection_dim=projection,
+            present=model is not None,
+        )
+
+    def _tokens(self, kind: str) -> int:
+        if kind == "clip":
+            # The pipeline pads both CLIP prompts to the first tokenizer's length.
+            tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2
+            return tokenizer.model_max_length if tokenizer is not None else _CLIP_TOKENS
+        tokenizer = self.pipeline.tokenizer_3
+        return min(_MAX_T5_TOKENS, tokenizer.model_max_length) if tokenizer is not None else _MAX_T5_TOKENS
+
+
+def load(source: str) -> Checkpoint:
+    """Load a diffusers folder, or a hub id (token from ``HF_TOKEN``).
+
+    Raises ``BundleRejected`` if it is no SD3 pipeline, holds pickled weights where safetensors are needed, or asks for
+    a scheduler we do not have.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(source, ignore_patterns=list(_PICKLES)))
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise BundleRejected("this folder has no model_index.json: it is not a diffusers checkpoint")
+    name = json.loads(index.read_text()).get("_class_name")
+    if name != "StableDiffusion3Pipeline":
+        raise BundleRejected(f"only StableDiffusion3Pipeline checkpoints can be exported, this is {name}")
+    try:
+        pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return Checkpoint(pipeline, Path(source).name if Path(source).is_dir() else source, _licence(folder), _defaults(folder))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def _licence(folder: Path) -> str:
+    """The licence named in the model card's front matter."""
+    card = folder / "README.md"
+    if card.is_file() and card.read_text().startswith("---\n"):
+        front_matter = yaml.safe_load(card.read_text().split("---\n")[1])
+        return str(front_matter.get("license", "unknown"))
+    return "unknown"
+
+
+def _defaults(folder: Path) -> Defaults:
+    path = folder / DEFAULTS_FILE
+    try:
+        return Defaults.model_validate_json(path.read_bytes()) if path.is_file() else Defaults()
+    except ValidationError as error:
+        raise BundleRejected(f"{DEFAULTS_FILE} is not valid: {_first_line(error)}") from error
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in dict(config).items() if not key.startswith("_")}

@@ -1,0 +1,49 @@
+"""Components to ONNX files by ``torch.onnx.export(dynamo=True)``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from aquatint_export.components import Component, exportable, random_inputs
+
+OPSET = 20
+FILE_NAME = "model.onnx"
+# A protobuf message ends at 2 GiB; beyond this, weights go to a file beside it.
+_EXTERNAL_DATA_BYTES = 1_800_000_000
+_EXAMPLE_AXES = {"sequence": 13, "latent_height": 6, "latent_width": 10}
+
+
+def export(component: Component, folder: Path) -> Path:
+    """Write ``folder/model.onnx`` with dynamic batch, size and sequence axes; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    example = random_inputs(component, 2, _EXAMPLE_AXES, torch.Generator().manual_seed(0))
+    dynamic = {
+        port.name: {0: "batch", **{i + 1: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}}
+        for port in component.inputs
+    }
+    with warnings.catch_warnings(), exportable(component.module):
+        # The exporter warns about its own internals (deprecations, names of unused axes).
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            component.module,
+            args=(),
+            kwargs=example,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=[port.name for port in component.inputs],
+            output_names=[port.name for port in component.outputs],
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export returned nothing for {component.name}")
+    program.save(str(path), external_data=_weight_bytes(component) > _EXTERNAL_DATA_BYTES)
+    return path
+
+
+def _weight_bytes(component: Component) -> int:
+    return sum(p.numel() * p.element_size() for p in component.module.parameters())

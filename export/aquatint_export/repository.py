@@ -1,0 +1,152 @@
+"""Checkpoint to a complete Triton model repository: exported, checked, and published whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+
+import torch
+from aquatint import manifest as manifests
+from aquatint import served_model
+from aquatint.errors import BundleRejected
+from aquatint.pipeline import Pipeline
+from aquatint.served_model import ServedModel
+from aquatint_export import checkpoint as checkpoints
+from aquatint_export import onnx_export, parity, triton_config
+from aquatint_export.checkpoint import Checkpoint
+from aquatint_export.components import Component, Port, components
+from aquatint_export.preview import fit_preview_factors
+from aquatint_export.runner import OnnxRunner
+from aquatint_export.triton_config import Target
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+_FRONTS = {"": "text_to_image", "_stream": "text_to_image_stream"}
+_TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+_VERSION = "1"
+
+
+def export_checkpoint(
+    source: str,
+    out: Path,
+    name: str = "mini",
+    target: Target = "embedded",
+    dtype: str = "fp32",
+    max_batch_size: int = 32,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> manifests.Manifest:
+    """Export ``source`` and publish the model repository at ``out``, replacing what an earlier export put there.
+
+    ``progress`` is told the name of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out``
+    holds something else, or parity fails; ``out`` is then as it was.
+    """
+    _check_replaceable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    progress("load the checkpoint")
+    checkpoint = checkpoints.load(source)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        staging = Path(scratch) / "repository"
+        manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress)
+        progress("publish")
+        _publish(staging, out, Path(scratch))
+    return manifest
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.exists() and not (out / manifests.FILE_NAME).is_file() and any(out.iterdir()):
+        raise BundleRejected(f"{out.name} exists and is no model repository of ours; choose another folder")
+
+
+def _publish(staging: Path, out: Path, scratch: Path) -> None:
+    if out.exists():
+        out.rename(scratch / "previous")
+    staging.rename(out)
+
+
+def _build(
+    checkpoint: Checkpoint,
+    staging: Path,
+    name: str,
+    target: Target,
+    dtype: str,
+    max_batch_size: int,
+    progress: Callable[[str], None],
+) -> manifests.Manifest:
+    progress("fit previews")
+    factors = fit_preview_factors(checkpoint.pipeline.vae, checkpoint.pipeline.vae_scale_factor)
+    served = checkpoint.served_model(name, max_batch_size, factors)
+    _write_fronts(checkpoint, served, staging)
+
+    parts = components(checkpoint)
+    references, paths = {}, {}
+    for component in parts:
+        progress(f"export {component.name}")
+        references[component.name] = parity.reference_outputs(component, seed=torch.seed() % 2**31)
+        folder = staging / f"{name}_{component.name}"
+        paths[component.name] = onnx_export.export(_cast(component, dtype), folder / _VERSION)
+        config = triton_config.component_config(component, folder.name, max_batch_size, target)
+        (folder / "config.pbtxt").write_text(config)
+
+    progress("parity gate")
+    runner = OnnxRunner(paths)
+    pipeline = Pipeline(served, staging / name / _VERSION, runner)
+    expected = parity.reference_pictures(checkpoint, pipeline)
+    report = parity.run_gate(checkpoint, parts, references, pipeline, runner, expected, dtype)
+
+    manifest = manifests.Manifest(
+        model=name,
+        source=checkpoint.source,
+        licence=checkpoint.licence,
+        target=target,
+        dtype=dtype,
+        components={part.name: _describe(part) for part in parts},
+        parity=report.as_dict(),
+        tools={tool: metadata.version(tool) for tool in _TOOLS},
+        files=manifests.digest_tree(staging),
+    )
+    (staging / manifests.FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return manifest
+
+
+def _cast(component: Component, dtype: str) -> Component:
+    if dtype == "fp32":
+        return component
+    module = copy.deepcopy(component.module).half()
+    return Component(component.name, module, component.inputs, component.outputs, component.vocab_size)
+
+
+def _write_fronts(checkpoint: Checkpoint, served: ServedModel, staging: Path) -> None:
+    """Both fronts get the code and their own copy of all they read: Triton may fetch each model on its own."""
+    for suffix, front in _FRONTS.items():
+        source = resources.files("aquatint_model_repository") / front
+        folder = staging / f"{served.name}{suffix}"
+        version = folder / _VERSION
+        version.mkdir(parents=True)
+        config = (source / "config.pbtxt").read_text().replace(f'name: "{front}"', f'name: "{folder.name}"')
+        (folder / "config.pbtxt").write_text(config)
+        (version / "model.py").write_text((source / _VERSION / "model.py").read_text())
+        (version / served_model.FILE_NAME).write_text(served.model_dump_json(indent=1) + "\n")
+        for encoder in served.text_encoders:
+            if encoder.present:
+                tokenizer = getattr(checkpoint.pipeline, encoder.tokenizer)
+                _save_tokenizer(tokenizer, encoder.tokens, version / encoder.tokenizer)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: int, folder: Path) -> None:
+    """``tokenizer.json`` with padding and truncation to ``tokens`` in it, as the pipeline would ask for."""
+    fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    fast.enable_truncation(tokens)
+    fast.enable_padding(length=tokens, pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
+    folder.mkdir()
+    fast.save(str(folder / "tokenizer.json"))
+
+
+def _describe(component: Component) -> dict[str, object]:
+    def ports(some: tuple[Port, ...]) -> dict[str, dict[str, object]]:
+        return {p.name: {"dtype": str(p.dtype).removeprefix("torch."), "shape": ["batch", *p.shape]} for p in some}
+
+    return {"inputs": ports(component.inputs), "outputs": ports(component.outputs)}
+

@@ -1,0 +1,55 @@
+"""Triton model configurations for components, written as ``config.pbtxt``.
+
+Two targets: ``embedded`` runs components with our python-based ``onnx`` backend on the CPU, ``ngc`` with Triton's own
+``onnxruntime`` backend on GPUs. The fronts cannot tell which.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from aquatint_export.components import Component, Port
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+Target = Literal["embedded", "ngc"]
+TARGETS: tuple[Target, ...] = ("embedded", "ngc")
+
+_DTYPES = {torch.float32: "TYPE_FP32", torch.int64: "TYPE_INT64"}
+# Long enough for requests that step together to meet, short against one transformer step (milliseconds).
+_QUEUE_DELAY_US = 500
+# onnxruntime splits rows over threads without changing them, so one instance with every core serves best.
+_CPU_INSTANCES = 1
+
+
+def component_config(component: Component, name: str, max_batch_size: int, target: Target) -> str:
+    """The text of ``config.pbtxt`` for one component served as ``name``."""
+    config = model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch_size)
+    config.input.extend(_tensor(model_config_pb2.ModelInput, port) for port in component.inputs)
+    config.output.extend(_tensor(model_config_pb2.ModelOutput, port) for port in component.outputs)
+    config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY_US
+    group = config.instance_group.add(count=_CPU_INSTANCES)
+    if target == "embedded":
+        config.backend = "onnx"
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    else:
+        config.platform = "onnxruntime_onnx"
+        config.default_model_filename = "model.onnx"
+        group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def _tensor(message: type, port: Port) -> object:
+    # A batched scalar is written [1] with a reshape to []: Triton has no empty dims.
+    dims = [-1 if isinstance(axis, str) else axis for axis in port.shape]
+    tensor = message(name=port.name, data_type=_DTYPES[port.dtype], dims=dims or [1])
+    if not dims:
+        tensor.reshape.SetInParent()
+    return tensor
+
+
+def parse_config(text: str) -> model_config_pb2.ModelConfig:
+    """Read a ``config.pbtxt``; raises ``text_format.ParseError`` for a field Triton does not know."""
+    return text_format.Parse(text, model_config_pb2.ModelConfig())

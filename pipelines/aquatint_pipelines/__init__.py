@@ -1,0 +1,1 @@
+"""Data, training and publishing steps as plain functions; Kubeflow components only call them."""

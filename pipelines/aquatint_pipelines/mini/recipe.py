@@ -1,0 +1,84 @@
+"""Training recipes: one YAML file each, checked when read."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SubjectsRecipe(_Strict):
+    """Which part of the dataset the pipeline learns to draw."""
+
+    groups: list[str]
+    extra: list[str] = []
+
+
+class ModelRecipe(_Strict):
+    """Sizes of the components, in diffusers' own words."""
+
+    vae_block_out_channels: list[int]
+    vae_layers_per_block: int
+    transformer_layers: int
+    attention_head_dim: int
+    num_attention_heads: int
+    dual_attention_layers: list[int]
+    text_hidden_size: int
+    text_layers: int
+    text_tokens: int
+    vocab_size: int
+    scheduler_shift: float
+
+
+class StageRecipe(_Strict):
+    """One training stage; ``minutes`` is time spent training, pauses not counted."""
+
+    minutes: float
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    ema_decay: float
+    compile: bool
+
+
+class VaeStageRecipe(StageRecipe):
+    """Loss weights of the VAE stage."""
+
+    kl_weight: float
+    gradient_weight: float
+
+
+class TransformerStageRecipe(StageRecipe):
+    """Sampling of timesteps and captions in the transformer stage."""
+
+    caption_dropout: float
+    logit_mean: float
+    logit_std: float
+    long_text_every: int
+
+
+class Recipe(_Strict):
+    """Everything that decides what a training run makes."""
+
+    name: str
+    image_size: int
+    mixed_precision: str
+    seed: int
+    subjects: SubjectsRecipe
+    model: ModelRecipe
+    vae: VaeStageRecipe
+    transformer: TransformerStageRecipe
+    judge: StageRecipe
+
+
+def load(name_or_path: str) -> Recipe:
+    """Read a recipe of this package by name (``cpu``, ``gpu``) or any YAML file by path."""
+    packaged = resources.files(__package__).joinpath("recipes", f"{name_or_path}.yaml")
+    text = packaged.read_text() if packaged.is_file() else Path(name_or_path).read_text()
+    return Recipe.model_validate(yaml.safe_load(text))

@@ -1,0 +1,169 @@
+"""Train the transformer and the three text encoders together by flow matching on the VAE's latents."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    CLIPTextModelWithProjection,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+)
+
+from aquatint_pipelines.mini import captions, vae
+from aquatint_pipelines.mini import model as models
+from aquatint_pipelines.mini.dataset import EmojiDataset
+from aquatint_pipelines.mini.recipe import Recipe
+from aquatint_pipelines.mini.training import Stage
+
+# What StableDiffusion3Pipeline pads T5 to unless it is told otherwise.
+_PIPELINE_T5_TOKENS = 256
+_NUM_TRAIN_TIMESTEPS = 1000
+
+
+class Denoiser(torch.nn.Module):
+    """The transformer with its text encoders, so that one optimizer and one EMA hold them all."""
+
+    def __init__(
+        self,
+        transformer: SD3Transformer2DModel,
+        text_encoder: CLIPTextModelWithProjection,
+        text_encoder_2: CLIPTextModelWithProjection,
+        text_encoder_3: T5EncoderModel,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.text_encoder_2 = text_encoder_2
+        self.text_encoder_3 = text_encoder_3
+
+    def encode(self, clip_ids: Tensor, t5_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids -> ``(n, clip + t5 tokens, joint dim)`` and pooled ``(n, pooled dim)``, as the SD3 pipeline does."""
+        first = self.text_encoder(clip_ids, output_hidden_states=True)
+        second = self.text_encoder_2(clip_ids, output_hidden_states=True)
+        clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        t5 = self.text_encoder_3(t5_ids)[0]
+        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return torch.cat([clip, t5], dim=1), torch.cat([first.text_embeds, second.text_embeds], dim=-1)
+
+    def forward(self, latents: Tensor, timestep: Tensor, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
+        """Velocity ``noise - latents`` predicted for noisy ``(n, 16, h, w)`` latents at ``timestep`` (0 to 1000)."""
+        prompt_embeds, pooled = self.encode(clip_ids, t5_ids)
+        velocity: Tensor = self.transformer(
+            hidden_states=latents,
+            encoder_hidden_states=prompt_embeds,
+            pooled_projections=pooled,
+            timestep=timestep,
+            return_dict=False,
+        )[0]
+        return velocity
+
+
+@dataclass
+class _Captioned:
+    """Latents of every training combination on the training device, and how to word them."""
+
+    combinations: list[captions.Combination]
+    aliases: dict[str, list[str]]
+    latents: Tensor
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+    caption_dropout: float
+    rng: random.Random
+
+    def batch(self, size: int, t5_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, CLIP ids and T5 ids of random combinations."""
+        chosen = [self.rng.randrange(len(self.combinations)) for _ in range(size)]
+        texts = [self._caption(self.combinations[index]) for index in chosen]
+        clip, t5 = self.tokenizers
+        device = self.latents.device
+        return (
+            self.latents[chosen],
+            tokenize(clip, texts, clip.model_max_length).to(device),
+            tokenize(t5, texts, t5_tokens).to(device),
+        )
+
+    def _caption(self, combination: captions.Combination) -> str:
+        if self.rng.random() < self.caption_dropout:
+            return ""
+        return captions.random_caption(combination, self.aliases[combination.subject], self.rng)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> Tensor:
+    """Token ids ``(n, length)``, padded and truncated."""
+    encoded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids: Tensor = encoded.input_ids
+    return ids
+
+
+def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusion3Pipeline:
+    """Train (or go on training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
+    torch.manual_seed(recipe.seed)
+    subjects = dataset.select(recipe.subjects.groups, recipe.subjects.extra)
+    models.train_tokenizers(captions.corpus(dataset.aliases), recipe.model, folder / "tokenizers")
+    clip_tokenizer, t5_tokenizer = models.load_tokenizers(folder / "tokenizers")
+    encoders = models.build_text_encoders(recipe.model, clip_tokenizer, t5_tokenizer)
+    denoiser = Denoiser(models.build_transformer(recipe.model, recipe.image_size), *encoders)
+    stage = Stage(denoiser, recipe.transformer, folder / "transformer_training", recipe.mixed_precision)
+    autoencoder = AutoencoderKL.from_pretrained(folder / "vae").to(stage.device)
+    data = _Captioned(
+        subjects.combinations(held_out=False),
+        subjects.aliases,
+        encode_pictures(autoencoder, subjects, recipe.image_size),
+        (clip_tokenizer, t5_tokenizer),
+        recipe.transformer.caption_dropout,
+        random.Random(recipe.seed + stage.progress.step),
+    )
+    forward = torch.compile(stage.model) if recipe.transformer.compile else stage.model
+    for step in stage.steps("transformer"):
+        long = step % recipe.transformer.long_text_every == recipe.transformer.long_text_every - 1
+        t5_tokens = _PIPELINE_T5_TOKENS if long else recipe.model.text_tokens
+        latents, clip_ids, t5_ids = data.batch(recipe.transformer.batch_size, t5_tokens)
+        sigmas = _sample_sigmas(len(latents), recipe).to(stage.device)
+        noise = torch.randn_like(latents)
+        noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
+        velocity = forward(noisy, sigmas * _NUM_TRAIN_TIMESTEPS, clip_ids, t5_ids)
+        stage.update(F.mse_loss(velocity.float(), noise - latents))
+    trained = stage.finish()
+    pipeline = models.assemble(
+        folder / "tokenizers",
+        autoencoder,
+        trained.transformer,
+        (trained.text_encoder, trained.text_encoder_2, trained.text_encoder_3),
+        recipe.model.scheduler_shift,
+    )
+    pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
+
+
+def _sample_sigmas(count: int, recipe: Recipe) -> Tensor:
+    """Logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
+    stage = recipe.transformer
+    sigmas = torch.sigmoid(stage.logit_mean + stage.logit_std * torch.randn(count))
+    shift = recipe.model.scheduler_shift
+    return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
+
+
+@torch.no_grad()
+def encode_pictures(autoencoder: AutoencoderKL, dataset: EmojiDataset, size: int) -> Tensor:
+    """Scaled latents ``(n, 16, size / 8, size / 8)`` of every training combination, in their order."""
+    device = autoencoder.device
+    colours = torch.tensor(list(captions.BACKGROUNDS.values()), device=device)
+    names = list(captions.BACKGROUNDS)
+    index = {subject: i for i, subject in enumerate(dataset.subjects)}
+    combinations = dataset.combinations(held_out=False)
+    parts = []
+    for start in range(0, len(combinations), 64):
+        part = combinations[start : start + 64]
+        rgba = np.stack([dataset.pictures[c.style][index[c.subject]] for c in part])
+        background = colours[[names.index(c.background) for c in part]]
+        pictures = vae.compose(torch.from_numpy(rgba).to(device), background, size)
+        parts.append(autoencoder.encode(pictures).latent_dist.mode())
+    config = autoencoder.config
+    return (torch.cat(parts) - config.shift_factor) * config.scaling_factor

@@ -14,8 +14,8 @@
     ├── BundleRejected      a model failed parity, checksum, signature or format checks
     └── Internal            anything else; carries an id to find it in the log
 
-Triton's Python backend has fewer codes than gRPC, so errors cross it as text ``Name: message`` (``to_wire``), from which
-``from_wire`` makes the same exception again in the client.
+Triton's Python backend has fewer codes than gRPC, so errors cross it as text ``Name: message`` (``to_wire``), from
+which ``from_wire`` makes the same exception again in the client.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class BlsRunner:
         call = pb_utils.InferenceRequest(
             model_name=f"{self._prefix}_{component}",
             requested_output_names=self._outputs[component],
-            inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+            inputs=[_tensor(name, value) for name, value in inputs.items()],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         response = call.exec()
@@ -80,6 +80,11 @@ class BlsRunner:
             return found
         pb_utils.Logger.log_error(f"{self._prefix}_{component}: {message}")
         return EngineUnavailable(f"the {component} failed or is not ready")
+
+
+def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
+    # Triton has no empty dims: one value per row crosses it as (rows, 1).
+    return pb_utils.Tensor(name, np.ascontiguousarray(value.reshape(len(value), -1) if value.ndim == 1 else value))
 
 
 class Admission:
@@ -200,11 +205,7 @@ class _Job:
         unknown = set(json.loads(self._request.parameters() or "{}")) - set(_TRANSPORT_PARAMETERS)
         if unknown := {name for name in unknown if not name.startswith("triton_")}:
             raise InvalidRequest(f"unknown field: {', '.join(sorted(unknown))}")
-        return {
-            name: value
-            for name in (*_TEXT_FIELDS, *_NUMBER_FIELDS)
-            if (value := self._field(name)) is not None
-        }
+        return {name: value for name in (*_TEXT_FIELDS, *_NUMBER_FIELDS) if (value := self._field(name)) is not None}
 
     def _field(self, name: str) -> Any:
         tensor = pb_utils.get_input_tensor_by_name(self._request, name)
@@ -216,7 +217,7 @@ class _Job:
         return values[0].item() if name in _NUMBER_FIELDS else values[0]
 
     def checkpoint(self) -> None:
-        """Raises ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when work for this request should stop."""
+        """Raises ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when this request should stop."""
         if self._request.is_cancelled() or self.sender.is_cancelled():
             raise Cancelled("the request was cancelled")
         if time.monotonic() > self._deadline:

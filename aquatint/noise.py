@@ -1,8 +1,8 @@
 """Standard normal noise equal, bit for bit, to ``torch.randn`` with a CPU generator, without torch.
 
-PyTorch fills a float32 tensor of 16 or more values with 24-bit uniforms from MT19937 and turns them into normals 16 at a
-time by Box-Muller over the pairs ``(j, j + 8)`` (``ATen/native/cpu/DistributionTemplates.h``). On x86-64 with AVX2 the
-logarithm, sine and cosine are the Cephes single-precision polynomials of ``avx_mathfun.h`` compiled with fused
+PyTorch fills a float32 tensor of 16 or more values with 24-bit uniforms from MT19937 and turns them into normals 16 at
+a time by Box-Muller over the pairs ``(j, j + 8)`` (``ATen/native/cpu/DistributionTemplates.h``). On x86-64 with AVX2
+the logarithm, sine and cosine are the Cephes single-precision polynomials of ``avx_mathfun.h`` compiled with fused
 multiply-adds, which round differently from libm; both are reproduced here.
 """
 
@@ -47,19 +47,22 @@ def randn(shape: tuple[int, ...], seed: int) -> _Array:
     if whole < count:
         # PyTorch redraws the last 16 values when the size is no multiple of 16.
         normals[-_BLOCK:] = _box_muller(_uniform(generator, _BLOCK))
-    return normals.reshape(shape)
+    shaped: _Array = normals.reshape(shape)
+    return shaped
 
 
 def _uniform(generator: np.random.RandomState, count: int) -> _Array:
     words = np.frombuffer(generator.bytes(4 * count), "<u4")
-    return (words & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
+    uniforms: _Array = (words & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
+    return uniforms
 
 
 def _box_muller(uniforms: _Array) -> _Array:
     pairs = uniforms.reshape(-1, 2, _BLOCK // 2)
     radius = np.sqrt(np.float32(-2.0) * _log(np.float32(1.0) - pairs[:, 0]))
     sine, cosine = _sine_cosine(np.float32(2.0 * math.pi) * pairs[:, 1])
-    return np.stack([radius * cosine, radius * sine], axis=1).reshape(-1)
+    normals: _Array = np.stack([radius * cosine, radius * sine], axis=1).reshape(-1)
+    return normals
 
 
 def _fma(a: _Array, b: _Array | np.float32, c: _Array | np.float32) -> _Array:
@@ -77,7 +80,8 @@ def _fma(a: _Array, b: _Array | np.float32, c: _Array | np.float32) -> _Array:
     inexact_even = (error != 0.0) & ((bits & 1) == 0)
     outward = (error > 0.0) == (total > 0.0)
     bits = np.where(inexact_even, np.where(outward, bits + 1, bits - 1), bits)
-    return bits.view(np.float64).astype(np.float32)
+    rounded: _Array = bits.view(np.float64).astype(np.float32)
+    return rounded
 
 
 def _log(x: _Array) -> _Array:

@@ -165,12 +165,12 @@ class Pipeline:
         if not np.isfinite(sample).all():
             raise EngineUnavailable("the engine returned values that are not finite")
         pixels = np.clip(sample * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
-        return np.rint(pixels * np.float32(255.0)).astype(np.uint8).transpose(0, 2, 3, 1)
+        return _to_uint8(pixels * np.float32(255.0)).transpose(0, 2, 3, 1)
 
     def preview(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """A linear guess of the pictures, UINT8 ``(n, h, w, 3)`` at latent resolution."""
         rgb = np.einsum("nchw,cr->nhwr", latents, self._preview_factors[:-1]) + self._preview_factors[-1]
-        return np.rint(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+        return _to_uint8(np.clip(rgb, 0.0, 1.0) * np.float32(255.0))
 
     def _encode(self, prompt: str) -> Conditioning:
         outputs, dropped = {}, 0
@@ -181,7 +181,9 @@ class Pipeline:
             dropped = max(dropped, tokens.dropped)
             result = self._run(encoder.component, {"input_ids": tokens.input_ids})
             pooled = result.get("pooled_prompt_embeds")
-            outputs[encoder.component] = EncoderOutput(result["prompt_embeds"][0], None if pooled is None else pooled[0])
+            outputs[encoder.component] = EncoderOutput(
+                result["prompt_embeds"][0], None if pooled is None else pooled[0]
+            )
         return assemble(self.served, outputs, dropped)
 
     def _run_in_batches(self, component: str, inputs: Tensors, output: str) -> NDArray[np.float32]:
@@ -195,3 +197,8 @@ class Pipeline:
 
     def _image_seq_len(self, shape: tuple[int, int, int]) -> int:
         return (shape[1] // self.served.patch_size) * (shape[2] // self.served.patch_size)
+
+
+def _to_uint8(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    rounded: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
+    return rounded

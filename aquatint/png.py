@@ -21,7 +21,9 @@ def encode(image: NDArray[np.uint8], parameters: ResolvedRequest, seed: int) -> 
     """A PNG of one UINT8 ``(height, width, 3)`` picture. The same input always gives the same bytes."""
     info = PngInfo()
     info.add_itxt(A1111_KEY, a1111_text(parameters, seed))
-    info.add_itxt(JSON_KEY, json.dumps({**parameters.model_dump(exclude={"preview_every", "num_images"}), "seed": seed}))
+    info.add_itxt(
+        JSON_KEY, json.dumps({**parameters.model_dump(exclude={"preview_every", "num_images"}), "seed": seed})
+    )
     return encode_plain(image, info)
 
 

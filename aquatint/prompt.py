@@ -62,9 +62,7 @@ class PromptTokenizer:
     def __call__(self, component: str, prompt: str) -> TokenIds:
         """Token ids of ``prompt`` for one text encoder."""
         encoding = self._tokenizers[component].encode(prompt)
-        dropped = sum(
-            sum(1 for special in rest.special_tokens_mask if not special) for rest in encoding.overflowing
-        )
+        dropped = sum(sum(1 for special in rest.special_tokens_mask if not special) for rest in encoding.overflowing)
         return TokenIds(np.array([encoding.ids], np.int64), dropped)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_UNSUPPORTED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling")
+_UNSUPPORTED = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "invert_sigmas",
+    "stochastic_sampling",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class FlowMatchEulerScheduler:
         return sigmas[:-1] * np.float32(self.num_train_timesteps)
 
     def _training_ends(self) -> tuple[float, float]:
-        """Largest and smallest training timestep. With a fixed shift diffusers applies it here and again on the grid."""
+        """Largest and smallest training timestep. diffusers applies a fixed shift here and again on the grid."""
         ends = np.array([self.num_train_timesteps, 1], np.float32) / np.float32(self.num_train_timesteps)
         if not self.use_dynamic_shifting:
             ends = self.shift * ends / (1 + (self.shift - 1) * ends)

@@ -18,6 +18,7 @@ class ClientSettings(BaseSettings):
     protocol: Literal["grpc", "http"] = "grpc"
     model: str = "mini"
     timeout_s: float = Field(default=300.0, gt=0)
+    stall_timeout_s: float = Field(default=60.0, gt=0)
     retries: int = Field(default=3, ge=0)
 
 

@@ -1,1 +1,43 @@
-"""x"""
+"""Python clients of an Aquatint server: blocking and asyncio, gRPC and HTTP, with retries, deadlines and streams.
+
+with connect() as client:
+    generation = client.generate(GenerationRequest(prompt="a fox"))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTransport
+from aquatint.client._messages import GeneratedImage, Generation, Step, StreamEvent
+from aquatint.client._options import Options
+from aquatint.client._sync import Client, GrpcTransport, HttpTransport, Transport
+from aquatint.settings import ClientSettings
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "GeneratedImage",
+    "Generation",
+    "Step",
+    "StreamEvent",
+    "Transport",
+    "connect",
+    "connect_async",
+]
+
+
+def connect(**overrides: Any) -> Client:
+    """A blocking client by ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
+    settings = ClientSettings(**overrides)
+    options = Options.from_settings(settings)
+    transport: Transport = GrpcTransport(options) if settings.protocol == "grpc" else HttpTransport(options)
+    return Client(transport, options)
+
+
+def connect_async(**overrides: Any) -> AsyncClient:
+    """An asyncio client by ``ClientSettings``; call it inside a running event loop."""
+    settings = ClientSettings(**overrides)
+    options = Options.from_settings(settings)
+    transport = AsyncGrpcTransport(options) if settings.protocol == "grpc" else AsyncHttpTransport(options)
+    return AsyncClient(transport, options)

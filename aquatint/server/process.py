@@ -1,8 +1,9 @@
-"""Run one tritonserver process: start, wait until ready, stream its log, probe it, repair it, stop it without traces."""
+"""Run one tritonserver process: start, wait until ready, stream its log, probe and repair it, stop it cleanly."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
@@ -18,20 +19,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import psutil
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from aquatint import manifest
-from aquatint.errors import AquatintError, EngineUnavailable
+from aquatint.errors import AquatintError, EngineUnavailable, Overloaded
 from aquatint.server.locate import lay_out_backends, locate
 from aquatint.settings import ServerSettings
 
 _log = logging.getLogger("aquatint.server")
 
-_RESTRICTED = "shared-memory,log-settings,trace,model-repository"
+_RESTRICTED = "shared-memory,logging,trace,model-repository"
 _SHARED_MEMORY = Path("/dev/shm")
 _STOP_GRACE_S = 10.0
 _POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1
 # An open keep-alive connection makes SIGTERM wait this long.
 _EXIT_TIMEOUT_S = 3
 
@@ -39,8 +42,7 @@ _EXIT_TIMEOUT_S = 3
 class TritonServer:
     """A tritonserver on loopback serving one model repository. Use as a context manager.
 
-    ``probe`` is called every ``settings.probe_every_s`` seconds once the server is ready; it should draw something and
-    raise when it cannot. A failing probe makes the server reload the models that ``front_models`` names.
+    ``verify`` checks every file of the repository against its manifest before the start.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class TritonServer:
             errors="replace",
             # Its own process group, so that Ctrl-C reaches us alone and we stop it in order.
             start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read_log, args=(self._process.stdout,), daemon=True)
@@ -171,31 +174,56 @@ class TritonServer:
         except (OSError, InferenceServerException) as error:
             raise EngineUnavailable(f"{model} could not be reloaded") from error
 
-    def watch(self, probe: Callable[[str], None], models: list[str], stopping: threading.Event) -> None:
-        """Probe every model until ``stopping`` is set; reload one whose probe fails.
+    def watch(self, probe: Callable[[], None], stopping: threading.Event) -> None:
+        """Probe the server until ``stopping`` is set, and repair what the probe finds broken.
 
-        Returns when the server itself ends. ``probe`` takes a model name and raises ``AquatintError`` when it is ill.
+        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Returns when the server ends.
         """
         while not stopping.wait(self.settings.probe_every_s):
             if not self.is_running():
                 _log.error("tritonserver ended unexpectedly: %s", self.last_words())
                 return
-            for model in models:
-                self._check(probe, model)
+            try:
+                probe()
+            except Overloaded:
+                # A full queue is a sign of life.
+                continue
+            except AquatintError as error:
+                _log.warning("the server failed its probe: %s", error)
+                self.repair()
+
+    def repair(self) -> list[str]:
+        """Reload every model whose Python backend process is gone; returns their names.
+
+        Triton never restarts such a process and still calls its model ready.
+        """
+        alive = self._backend_processes()
+        dead = [model for model in self._models() if model not in alive]
+        for model in dead:
+            _log.warning("the backend process of %s is gone; reloading the model", model)
+            try:
+                self.reload(model)
+            except EngineUnavailable:
+                _log.exception("%s is still not ready", model)
+        return dead
 
     def last_words(self) -> str:
         """The last lines of the server's log."""
         return "\n".join(self._tail)
 
-    def _check(self, probe: Callable[[str], None], model: str) -> None:
-        try:
-            probe(model)
-        except AquatintError as error:
-            _log.warning("%s failed its probe (%s); reloading it", model, error)
-            try:
-                self.reload(model)
-            except EngineUnavailable:
-                _log.exception("%s is still not ready", model)
+    def _models(self) -> list[str]:
+        return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
+
+    def _backend_processes(self) -> dict[str, int]:
+        """Model name to the id of its living Python backend process."""
+        found = {}
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # The stub's second argument is <repository>/<model>/<version>/model.py.
+                command = child.cmdline()
+                if len(command) > 1 and child.status() != psutil.STATUS_ZOMBIE:
+                    found[Path(command[1]).parts[-3]] = child.pid
+        return found
 
     def _arguments(self, backends: Path) -> list[str]:
         s = self.settings
@@ -239,7 +267,9 @@ class TritonServer:
             if self.is_ready():
                 return
             time.sleep(_POLL_S)
-        raise EngineUnavailable(f"tritonserver was not ready in {self.settings.ready_timeout_s:g} s:\n{self.last_words()}")
+        raise EngineUnavailable(
+            f"tritonserver was not ready in {self.settings.ready_timeout_s:g} s:\n{self.last_words()}"
+        )
 
     def _read_log(self, stream: IO[str]) -> None:
         for line in stream:
@@ -256,6 +286,11 @@ class TritonServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the server when this process is killed outright (Linux prctl, PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _with_free_ports(settings: ServerSettings) -> ServerSettings:

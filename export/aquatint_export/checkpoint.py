@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import yaml
-from aquatint.errors import BundleRejected
-from aquatint.served_model import ServedModel, TextEncoder
 from diffusers import StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aquatint.errors import BundleRejected
+from aquatint.served_model import ServedModel, TextEncoder
 
 _ENCODERS = (
     ("text_encoder", "tokenizer", "clip"),
@@ -136,7 +137,9 @@ def load(source: str) -> Checkpoint:
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
-    return Checkpoint(pipeline, Path(source).name if Path(source).is_dir() else source, _licence(folder), _defaults(folder))
+    return Checkpoint(
+        pipeline, Path(source).name if Path(source).is_dir() else source, _licence(folder), _defaults(folder)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aquatint_export.checkpoint import Checkpoint
 from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor, nn
+
+from aquatint_export.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class _Transformer(nn.Module):
 def exportable(module: nn.Module) -> Iterator[None]:
     """While active, position embeddings are cropped in a way that ONNX can express for every size.
 
-    diffusers slices ``[(max - n) // 2 : (max - n) // 2 + n]``. The exporter folds the end to ``n + (-n) // 2``, and ONNX
-    divides integers towards zero where Python floors, so odd sizes come out one patch too long. Indices avoid that.
+    diffusers slices ``[(max - n) // 2 : (max - n) // 2 + n]``. The exporter folds the end to ``n + (-n) // 2``, and
+    ONNX divides integers towards zero where Python floors, so odd sizes come out one patch too long. Indices avoid it.
     """
     embeds = [part for part in module.modules() if isinstance(part, PatchEmbed)]
     for embed in embeds:

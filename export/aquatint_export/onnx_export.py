@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+
 from aquatint_export.components import Component, exportable, random_inputs
 
 OPSET = 20

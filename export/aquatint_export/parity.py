@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from aquatint.errors import BundleRejected
 from aquatint.pipeline import GenerationResult, Pipeline
 from aquatint.request import GenerationRequest, ResolvedRequest, resolve
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, random_inputs
 from aquatint_export.runner import OnnxRunner
-from numpy.typing import NDArray
 
 # ||out - ref|| / ||ref|| of one component against FP32 torch. FP32 kernels differ by rounding only (2e-6 measured on
 # the mini checkpoint); FP16 has 11 bits of mantissa and the error grows through the layers.
@@ -152,4 +153,3 @@ def run_gate(
     if report.failures:
         raise BundleRejected("parity failed, nothing is published: " + "; ".join(report.failures))
     return report
-

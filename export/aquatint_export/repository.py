@@ -9,6 +9,9 @@ from importlib import metadata, resources
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
 from aquatint import manifest as manifests
 from aquatint import served_model
 from aquatint.errors import BundleRejected
@@ -21,8 +24,6 @@ from aquatint_export.components import Component, Port, components
 from aquatint_export.preview import fit_preview_factors
 from aquatint_export.runner import OnnxRunner
 from aquatint_export.triton_config import Target
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 _FRONTS = {"": "text_to_image", "_stream": "text_to_image_stream"}
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
@@ -149,4 +150,3 @@ def _describe(component: Component) -> dict[str, object]:
         return {p.name: {"dtype": str(p.dtype).removeprefix("torch."), "shape": ["batch", *p.shape]} for p in some}
 
     return {"inputs": ports(component.inputs), "outputs": ports(component.outputs)}
-

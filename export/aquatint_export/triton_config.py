@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from aquatint_export.components import Component, Port
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
+
+from aquatint_export.components import Component, Port
 
 Target = Literal["embedded", "ngc"]
 TARGETS: tuple[Target, ...] = ("embedded", "ngc")

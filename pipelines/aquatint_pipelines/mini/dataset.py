@@ -164,7 +164,7 @@ def slug(subject: str) -> str:
 def _subjects(names: dict[str, Any], icons: dict[str, Any]) -> tuple[list[str], list[str], dict[str, str]]:
     subjects, groups, characters = [], [], {}
     for character, entry in names.items():
-        name = entry["name"].lower().replace("’", "'")
+        name = entry["name"].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         drawn = all(slug(name) in icons[style]["icons"] for style in STYLES)
         if entry["group"] not in _GROUPS or _UNWANTED.search(name) or not drawn:
             continue
@@ -190,7 +190,7 @@ def _aliases(
 
 
 def _rasterise(icons: dict[str, Any], name: str) -> NDArray[np.uint8]:
-    import resvg_py  # only the build needs the rasteriser; training machines read the zip
+    import resvg_py  # noqa: PLC0415 - only the build needs the rasteriser; training machines read the zip
 
     icon = icons["icons"][name]
     side = icon.get("width", icons["width"])

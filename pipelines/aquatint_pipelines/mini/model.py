@@ -147,9 +147,7 @@ def _save_clip_tokenizer(sentences: list[str], recipe: ModelRecipe, folder: Path
     tokenizer.train_from_iterator(sentences, trainer)
     _add_final_bytes(tokenizer)
     ids = {token: tokenizer.token_to_id(token) for token in (bos, eos)}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A {eos}", special_tokens=list(ids.items())
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A {eos}", special_tokens=list(ids.items()))
     special = {"bos_token": bos, "eos_token": eos, "unk_token": eos, "pad_token": eos}
     _save_tokenizer(tokenizer, folder, "CLIPTokenizer", recipe.text_tokens, special)
 

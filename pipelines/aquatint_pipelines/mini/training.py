@@ -48,9 +48,7 @@ class Stage:
         self.folder = folder
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
         self.device = self.accelerator.device
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay, foreach=True)
         self.ema.to(self.device)

@@ -45,7 +45,7 @@ class Denoiser(torch.nn.Module):
         self.text_encoder_3 = text_encoder_3
 
     def encode(self, clip_ids: Tensor, t5_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids -> ``(n, clip + t5 tokens, joint dim)`` and pooled ``(n, pooled dim)``, as the SD3 pipeline does."""
+        """Token ids -> ``(n, clip + t5 tokens, joint dim)`` and pooled ``(n, pooled dim)``, as SD3 does."""
         first = self.text_encoder(clip_ids, output_hidden_states=True)
         second = self.text_encoder_2(clip_ids, output_hidden_states=True)
         clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)

@@ -1,4 +1,4 @@
-"""Train the autoencoder: squared error, then L1 + gradient, with a small KL, on every subject of the dataset at random places and colours."""
+"""Train the autoencoder on every subject at random places and colours: squared error, then L1 + gradient, small KL."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def random_pictures(rgba: Tensor, colours: Tensor, count: int, size: int) -> Ten
 
 
 def compose(rgba: Tensor, background: Tensor, size: int) -> Tensor:
-    """``dataset.compose`` on tensors: UINT8 ``(n, h, h, 4)`` on ``(n, 3)`` -> float ``(n, 3, size, size)`` in [-1, 1]."""
+    """UINT8 ``(n, h, h, 4)`` on ``(n, 3)`` colours -> float ``(n, 3, size, size)`` in [-1, 1], by area averaging."""
     pixels = rgba.permute(0, 3, 1, 2).float() / 255.0
     alpha = pixels[:, 3:]
     picture = pixels[:, :3] * alpha + background[:, :, None, None].float() / 255.0 * (1.0 - alpha)

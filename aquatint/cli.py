@@ -1,0 +1,270 @@
+"""The ``aquatint`` command: generate, export, serve, models, doctor."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from aquatint import doctor as doctors
+from aquatint import manifest, request
+from aquatint.client import Client, GeneratedImage, Generation, Step, connect
+from aquatint.errors import AquatintError
+from aquatint.request import GenerationRequest
+from aquatint.server import TritonServer
+from aquatint.settings import ClientSettings, ServerSettings
+from aquatint.terminal import render_png
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_out = Console()
+_err = Console(stderr=True)
+
+
+class Protocol(StrEnum):
+    """Triton's two protocols."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+
+
+class Target(StrEnum):
+    """Where an exported repository will run."""
+
+    EMBEDDED = "embedded"
+    NGC = "ngc"
+
+
+class Dtype(StrEnum):
+    """Precision of exported weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+@contextlib.contextmanager
+def _clean_errors() -> Iterator[None]:
+    """Show our errors as one line and end with status 1."""
+    try:
+        yield
+    except AquatintError as error:
+        _err.print(f"[bold red]{type(error).__name__}[/]", end=": ")
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file; several images get -1, -2, …")] = Path("out.png"),
+    negative_prompt: Annotated[str, typer.Option(help="What to avoid.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", help="How many pictures.")] = 1,
+    model: Annotated[str | None, typer.Option(help="The served model.")] = None,
+    url: Annotated[str | None, typer.Option(help="host:port of the server.")] = None,
+    protocol: Annotated[Protocol | None, typer.Option(help="grpc or http.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Show the picture growing in the terminal.")] = False,
+) -> None:
+    """Draw pictures on a running server."""
+    fields = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "width": width,
+        "height": height,
+        "seed": seed,
+        "num_images": num_images,
+        "model": model,
+        "preview_every": int(preview),
+    }
+    with _clean_errors(), _connect(url=url, protocol=protocol and protocol.value) as client:
+        generation = _draw(client, request.parse(fields), preview)
+        for path, image in zip(_paths(out, num_images), generation.images):
+            _write(path, image)
+            _out.print(f"{path}  seed {image.seed}", highlight=False)
+        if preview and sys.stdout.isatty():
+            _out.print(render_png(generation.images[0].png))
+        if generation.dropped_tokens:
+            _err.print(f"[yellow]note:[/] the prompt was {generation.dropped_tokens} tokens too long and was cut")
+
+
+def _connect(**overrides: Any) -> Client:
+    return connect(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _draw(client: Client, wanted: GenerationRequest, preview: bool) -> Generation:
+    """Stream one request behind a progress bar."""
+    progress = _progress()
+    with Live(progress, console=_err, transient=True, refresh_per_second=20) as live:
+        task = progress.add_task("drawing", total=None)
+        for event in client.stream(wanted):
+            if isinstance(event, Generation):
+                return event
+            progress.update(task, completed=event.step, total=event.total_steps)
+            if preview and event.previews and sys.stderr.isatty():
+                live.update(_with_preview(progress, event))
+    raise AssertionError("a stream ends with a Generation or an error")
+
+
+def _with_preview(progress: Progress, event: Step) -> Table:
+    grid = Table.grid()
+    grid.add_row(render_png(event.previews[0]))
+    grid.add_row(progress)
+    return grid
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=_err
+    )
+
+
+def _paths(out: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [out]
+    return [out.with_name(f"{out.stem}-{index + 1}{out.suffix}") for index in range(count)]
+
+
+def _write(path: Path, image: GeneratedImage) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(image.png)
+    partial.replace(path)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A diffusers folder, or a hub id (token from HF_TOKEN).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model repository to write.")],
+    name: Annotated[str, typer.Option(help="Name of the served model.")] = "mini",
+    target: Annotated[Target, typer.Option(help="embedded: our onnx backend; ngc: Triton's own.")] = Target.EMBEDDED,
+    dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.FP32,
+    max_batch_size: Annotated[int, typer.Option(min=2, help="Most rows of one denoiser batch.")] = 32,
+) -> None:
+    """Export a checkpoint to ONNX and publish a Triton model repository, if it passes the parity gate."""
+    try:
+        from aquatint_export import export_checkpoint  # noqa: PLC0415 - needs torch, which only this command uses
+    except ImportError as error:
+        _err.print(f"export needs more packages ({error.name}): pip install 'aquatint[export]'")
+        raise typer.Exit(1) from None
+    with _clean_errors(), _err.status("starting") as status:
+        written = export_checkpoint(checkpoint, out, name, target.value, dtype.value, max_batch_size, status.update)
+    parity = written.parity
+    worst = max(parity["components"].values())
+    _out.print(
+        f"{out}  parity: components {worst:.1e}, pictures {min(parity['pictures_db'].values())} dB", soft_wrap=True
+    )
+
+
+@app.command()
+def serve(
+    repository: Annotated[Path, typer.Argument(help="A model repository made by 'aquatint export'.")],
+    http_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
+    draw: Annotated[str | None, typer.Option(help="Draw this prompt once ready.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where --draw puts its picture.")] = Path("out.png"),
+    once: Annotated[bool, typer.Option("--once", help="Stop after --draw.")] = False,
+    log: Annotated[Path | None, typer.Option(help="Write Triton's log to this file instead of stderr.")] = None,
+) -> None:
+    """Serve a model repository with the embedded tritonserver until Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    settings = ServerSettings().model_copy(update={name: port for name, port in ports.items() if port is not None})
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stopping.set())
+    with _clean_errors(), _log_sink(log) as sink:
+        described = manifest.read(repository)
+        with TritonServer(repository, settings, sink) as server:
+            _out.print(f"[green]ready[/] gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}")
+            if draw is not None:
+                with _connect(url=server.grpc_url, model=described.model, protocol="grpc") as client:
+                    _write(out, _draw(client, request.parse({"prompt": draw}), preview=False).images[0])
+                _out.print(f"picture: {out.resolve()}", soft_wrap=True)
+            if not once:
+                server.watch(_probe(server, described.model), stopping)
+            died = not server.is_running()
+    if died:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _log_sink(path: Path | None) -> Iterator[Callable[[str], None]]:
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("w")) if path is not None else sys.stderr
+
+        def write(line: str) -> None:
+            print(line, file=file, flush=True)
+
+        yield write
+
+
+def _probe(server: TritonServer, model: str) -> Callable[[], None]:
+    """Draw one step through both fronts."""
+    wanted = GenerationRequest(prompt="probe", num_inference_steps=1, seed=0)
+
+    def probe() -> None:
+        timeout_s = server.settings.probe_timeout_s
+        with connect(url=server.grpc_url, protocol="grpc", model=model, retries=0) as client:
+            client.generate(wanted, timeout_s)
+            for _ in client.stream(wanted, timeout_s):
+                pass
+
+    return probe
+
+
+@app.command()
+def models(
+    repository: Annotated[Path | None, typer.Argument(help="Also describe this model repository.")] = None,
+    url: Annotated[str | None, typer.Option(help="host:port of the server.")] = None,
+) -> None:
+    """Show what a repository holds and whether the server is ready to draw with it."""
+    settings = ClientSettings()
+    with _clean_errors():
+        described = manifest.read(repository) if repository is not None else None
+        name = described.model if described is not None else settings.model
+        with _connect(url=url, model=name) as client:
+            ready = client.is_ready()
+    table = Table("model", "server", "source", "target", "dtype", "licence")
+    facts = (
+        ("-",) * 4 if described is None else (described.source, described.target, described.dtype, described.licence)
+    )
+    table.add_row(name, "ready" if ready else "not ready", *facts)
+    _out.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check what runs on this machine, what is missing, and why."""
+    table = Table("part", "", "found", "what to do")
+    findings = list(doctors.examine())
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[yellow]missing[/]"
+        table.add_row(finding.part, mark, finding.detail, "" if finding.ok else finding.hint)
+    _out.print(table)
+    if not findings[0].ok:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,200 @@
+"""Clients for asyncio; the same calls as the blocking ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import httpx
+import tenacity
+import tritonclient.grpc.aio
+from tritonclient.utils import InferenceServerException
+
+from aquatint.client import _messages as messages
+from aquatint.client._messages import Generation, StreamEvent
+from aquatint.client._options import Options, with_seed
+from aquatint.client._sync import http_error
+from aquatint.errors import DeadlineExceeded, EngineUnavailable
+from aquatint.request import GenerationRequest
+
+
+class AsyncGrpcTransport:
+    """Calls over Triton's gRPC protocol."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._client = tritonclient.grpc.aio.InferenceServerClient(options.url)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+    async def is_ready(self, model: str) -> bool:
+        """Whether the model is ready."""
+        try:
+            return bool(await self._client.is_model_ready(model))
+        except InferenceServerException:
+            return False
+
+    async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
+        """One unary call; cancelling the task cancels it on the server."""
+        try:
+            result = await self._client.infer(
+                model,
+                messages.grpc_inputs(messages.request_fields(request, stream=False)),
+                outputs=messages.grpc_outputs(),
+                client_timeout=timeout_s,
+                timeout=int(timeout_s * 1e6),
+            )
+        except InferenceServerException as error:
+            raise messages.from_triton(error) from None
+        event = messages.parse_grpc(result)
+        assert isinstance(event, Generation)
+        return event
+
+    async def stream(
+        self, model: str, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One call on a stream of its own; leaving the iterator cancels it on the server."""
+        call = {
+            "model_name": f"{model}_stream",
+            "inputs": messages.grpc_inputs(messages.request_fields(request, stream=True)),
+            "outputs": messages.grpc_outputs(),
+            "timeout": int(timeout_s * 1e6),
+        }
+        answers = self._client.stream_infer(_once(call), stream_timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        try:
+            while True:
+                patience = min(self._options.stall_timeout_s, deadline - time.monotonic())
+                try:
+                    result, error = await asyncio.wait_for(anext(answers), max(patience, 0.0))
+                except TimeoutError:
+                    raise DeadlineExceeded(f"the server sent nothing for {max(patience, 0.0):.0f} s") from None
+                except StopAsyncIteration:
+                    raise EngineUnavailable("the server ended the stream without a picture") from None
+                if error is not None:
+                    raise messages.from_triton(error)
+                event = messages.parse_grpc(result)
+                yield event
+                if isinstance(event, Generation):
+                    return
+        except InferenceServerException as error:
+            raise messages.from_triton(error) from None
+        finally:
+            answers.cancel()
+
+
+async def _once(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield call
+
+
+class AsyncHttpTransport:
+    """Calls over Triton's HTTP protocol, always streamed: only then does a disconnect reach the denoiser."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._client = httpx.AsyncClient(base_url=f"http://{options.url}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def is_ready(self, model: str) -> bool:
+        """Whether the model is ready."""
+        try:
+            return (await self._client.get(f"/v2/models/{model}/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
+        """The last event of ``stream``."""
+        async with contextlib.aclosing(self.stream(model, request, timeout_s)) as events:
+            async for event in events:
+                if isinstance(event, Generation):
+                    return event
+        raise EngineUnavailable("the server ended the stream without a picture")
+
+    async def stream(
+        self, model: str, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One ``generate_stream`` call; leaving the iterator cancels it on the server."""
+        body = messages.request_fields(request, stream=True)
+        limits = httpx.Timeout(min(self._options.stall_timeout_s, timeout_s))
+        path = f"/v2/models/{model}_stream/generate_stream"
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._client.stream("POST", path, json=body, timeout=limits) as response,
+            ):
+                if response.is_error:
+                    raise http_error(response.status_code, await response.aread())
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        event = messages.parse_json(json.loads(line.removeprefix("data:")))
+                        yield event
+                        if isinstance(event, Generation):
+                            return
+        except (httpx.TimeoutException, TimeoutError):
+            raise DeadlineExceeded("the server did not answer in time") from None
+        except httpx.TransportError as error:
+            raise EngineUnavailable(f"the server cannot be reached: {type(error).__name__}") from None
+        raise EngineUnavailable("the server ended the stream without a picture")
+
+
+class AsyncClient:
+    """Draws pictures on an Aquatint server. Use as an async context manager, or await ``close``."""
+
+    def __init__(self, transport: AsyncGrpcTransport | AsyncHttpTransport, options: Options) -> None:
+        self._transport = transport
+        self._options = options
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def is_ready(self, model: str | None = None) -> bool:
+        """Whether the model's front is ready to draw."""
+        return await self._transport.is_ready(model or self._options.model)
+
+    async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
+        """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""
+        request = with_seed(request)
+        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        model = request.model or self._options.model
+
+        async def once() -> Generation:
+            return await self._transport.generate(model, request, max(deadline - time.monotonic(), 0.001))
+
+        return await tenacity.AsyncRetrying(**self._options.retrying())(once)
+
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """Draw step by step: ``Step`` events, then the ``Generation``. Retried only before the first event."""
+        request = with_seed(request)
+        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        model = request.model or self._options.model
+
+        async def first() -> tuple[StreamEvent, AsyncGenerator[StreamEvent, None]]:
+            events = self._transport.stream(model, request, max(deadline - time.monotonic(), 0.001))
+            return await anext(events), events
+
+        retrying = tenacity.AsyncRetrying(**self._options.retrying())
+        event: StreamEvent
+        rest: AsyncGenerator[StreamEvent, None]
+        event, rest = await retrying(first)
+        async with contextlib.aclosing(rest):
+            yield event
+            async for later in rest:
+                yield later

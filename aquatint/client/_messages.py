@@ -1,0 +1,136 @@
+"""Requests to Triton tensors and Triton answers to results; shared by every client, no network here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from aquatint import errors
+from aquatint.errors import AquatintError
+from aquatint.request import GenerationRequest, ResolvedRequest
+
+_DTYPES: dict[str, tuple[str, Any]] = {
+    "prompt": ("BYTES", np.object_),
+    "negative_prompt": ("BYTES", np.object_),
+    "num_inference_steps": ("INT32", np.int32),
+    "guidance_scale": ("FP32", np.float32),
+    "width": ("INT32", np.int32),
+    "height": ("INT32", np.int32),
+    "seed": ("INT64", np.int64),
+    "num_images": ("INT32", np.int32),
+    "preview_every": ("INT32", np.int32),
+}
+_STATUS_ERRORS: dict[str, type[AquatintError]] = {
+    "StatusCode.INVALID_ARGUMENT": errors.InvalidRequest,
+    "StatusCode.NOT_FOUND": errors.ModelNotFound,
+    "StatusCode.CANCELLED": errors.Cancelled,
+    "StatusCode.DEADLINE_EXCEEDED": errors.DeadlineExceeded,
+    "StatusCode.UNAVAILABLE": errors.EngineUnavailable,
+    "StatusCode.RESOURCE_EXHAUSTED": errors.Overloaded,
+}
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One finished picture: a PNG file that carries its parameters, and its seed."""
+
+    png: bytes
+    seed: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished request. ``timings`` are seconds per stage on the server."""
+
+    images: list[GeneratedImage]
+    parameters: ResolvedRequest
+    dropped_tokens: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+    batch: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """After a denoising step; ``previews`` are small PNG files, one per image, when asked for."""
+
+    step: int
+    total_steps: int
+    previews: list[bytes] = field(default_factory=list)
+
+
+StreamEvent = Step | Generation
+
+
+def request_fields(request: GenerationRequest, stream: bool) -> dict[str, Any]:
+    """The fields to send: those that are set, and ``preview_every`` only to the stream front."""
+    skipped = {"model"} if stream else {"model", "preview_every"}
+    return {name: value for name, value in request.model_dump(exclude=skipped).items() if value is not None}
+
+
+def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
+    """Fields as tensors of shape ``(1,)``."""
+    inputs = []
+    for name, value in fields.items():
+        datatype, dtype = _DTYPES[name]
+        tensor = InferInput(name, [1], datatype)
+        tensor.set_data_from_numpy(np.array([value.encode() if isinstance(value, str) else value], dtype))
+        inputs.append(tensor)
+    return inputs
+
+
+def grpc_outputs() -> list[InferRequestedOutput]:
+    """PNG files and the description; not the raw pixels."""
+    return [InferRequestedOutput("png"), InferRequestedOutput("info")]
+
+
+def parse_grpc(result: Any) -> StreamEvent:
+    """A gRPC answer as an event."""
+    png: NDArray[Any] | None = result.as_numpy("png")
+    return _event(result.as_numpy("info")[0], [] if png is None else list(png))
+
+
+def parse_json(answer: Mapping[str, Any]) -> StreamEvent:
+    """A ``generate`` or ``generate_stream`` answer as an event. Raises the error it carries."""
+    if "error" in answer:
+        raise from_text(str(answer["error"]))
+    png = answer.get("png", [])
+    return _event(answer["info"], [png] if isinstance(png, str) else png)
+
+
+def _event(info: str | bytes, files: Sequence[str | bytes]) -> StreamEvent:
+    described = json.loads(info)
+    decoded = [base64.b64decode(file) for file in files]
+    if described["type"] == "progress":
+        return Step(described["step"], described["total_steps"], decoded)
+    images = [GeneratedImage(file, seed) for file, seed in zip(decoded, described["seeds"])]
+    parameters = ResolvedRequest.model_validate(described["parameters"])
+    return Generation(images, parameters, described["dropped_tokens"], described["timings"], described["batch"])
+
+
+def from_text(text: str) -> AquatintError:
+    """The error a server's message stands for."""
+    if found := errors.from_wire(text):
+        return found
+    if "unknown model" in text or "is not found" in text:
+        return errors.ModelNotFound("the server has no such model")
+    if "is not ready" in text:
+        return errors.EngineUnavailable("the model is not ready")
+    return errors.Internal(text)
+
+
+def from_triton(error: InferenceServerException) -> AquatintError:
+    """The error a Triton client exception stands for: by its text if ours, else by its gRPC status."""
+    message = error.message() or ""
+    found = from_text(message)
+    if not isinstance(found, errors.Internal):
+        return found
+    kind = _STATUS_ERRORS.get(str(error.status()), errors.Internal)
+    return kind(message or "the server gave no reason")

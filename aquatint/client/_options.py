@@ -1,0 +1,46 @@
+"""What every client can be told, and when a failed call is tried again."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import tenacity
+
+from aquatint.errors import EngineUnavailable, Overloaded
+from aquatint.request import GenerationRequest
+from aquatint.settings import ClientSettings
+
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Connection, deadline and retries. ``stall_timeout_s`` limits the silence between two answers of a stream."""
+
+    url: str
+    model: str
+    timeout_s: float
+    stall_timeout_s: float
+    retries: int
+
+    @classmethod
+    def from_settings(cls, settings: ClientSettings) -> Options:
+        """The options that ``AQUATINT_*`` variables give."""
+        return cls(settings.url, settings.model, settings.timeout_s, settings.stall_timeout_s, settings.retries)
+
+    def retrying(self) -> dict[str, Any]:
+        """Arguments for tenacity: only errors that say "later", with exponential back-off and jitter."""
+        return {
+            "retry": tenacity.retry_if_exception_type((Overloaded, EngineUnavailable)),
+            "stop": tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_after_delay(self.timeout_s),
+            "wait": tenacity.wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            "reraise": True,
+        }
+
+
+def with_seed(request: GenerationRequest) -> GenerationRequest:
+    """Fix the seed before the first try, so that a retry draws the same picture."""
+    return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(2**32)})

@@ -1,0 +1,76 @@
+"""``aquatint doctor``: what runs on this machine, what is missing, and why it matters."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from aquatint.errors import AquatintError
+from aquatint.server.locate import locate
+from aquatint.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``hint`` says what to do when it is not ``ok``."""
+
+    part: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Check every part in turn."""
+    yield _tritonserver()
+    yield _numpy()
+    for part, module, extra in (
+        ("onnx backend", "onnxruntime", "triton"),
+        ("export", "torch", "export"),
+        ("export", "diffusers", "export"),
+        ("export", "onnxscript", "export"),
+        ("pipelines", "accelerate", "pipelines"),
+    ):
+        yield _module(part, module, extra)
+    yield _gpu()
+    yield _shared_memory()
+
+
+def _tritonserver() -> Finding:
+    try:
+        installation = locate(ServerSettings().tritonserver)
+    except AquatintError as error:
+        return Finding("tritonserver", False, "not found", str(error))
+    return Finding("tritonserver", True, f"{installation.binary.name} {installation.why}")
+
+
+def _numpy() -> Finding:
+    version = metadata.version("numpy")
+    hint = "Triton's Python backend returns wrong values with numpy 2: pip install 'numpy<2'"
+    return Finding("numpy", version.startswith("1."), version, hint)
+
+
+def _module(part: str, module: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(part, False, f"{module} is not installed", f"pip install 'aquatint[{extra}]'")
+    return Finding(part, True, f"{module} {metadata.version(module)}")
+
+
+def _gpu() -> Finding:
+    found = shutil.which("nvidia-smi") is not None
+    return Finding("GPU", found, "nvidia-smi found" if found else "none: the CPU is used", "fine for the mini model")
+
+
+def _shared_memory() -> Finding:
+    free = _free_bytes("/dev/shm")
+    hint = "Triton's Python backend needs 64 MiB of /dev/shm per model: start the container with --shm-size=1g"
+    return Finding("shared memory", free > 512 << 20, f"{free >> 20} MiB free", hint)
+
+
+def _free_bytes(path: str, statvfs: Callable[[str], os.statvfs_result] = os.statvfs) -> int:
+    status = statvfs(path)
+    return status.f_bavail * status.f_frsize

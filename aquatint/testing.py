@@ -1,0 +1,88 @@
+"""An Aquatint server that is not there: the same client contract, in process, for your own tests.
+
+    client = fake_client()
+    client.generate(GenerationRequest(prompt="a fox"))
+
+Pictures are one plain colour made from prompt and seed; validation, defaults, events and errors are the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from aquatint import png
+from aquatint.client import Client, GeneratedImage, Generation, Step, StreamEvent
+from aquatint.client._options import Options
+from aquatint.errors import AquatintError
+from aquatint.request import GenerationRequest, ResolvedRequest, resolve
+from aquatint.served_model import ServedModel
+
+FAKE_MODEL = ServedModel(
+    name="fake",
+    default_width=64,
+    default_height=64,
+    default_num_inference_steps=4,
+    default_guidance_scale=4.5,
+    pixel_unit=16,
+    min_size=16,
+    max_size=128,
+    max_batch_size=8,
+    vae_scale_factor=8,
+    latent_channels=16,
+    scaling_factor=1.0,
+    shift_factor=0.0,
+    patch_size=2,
+    joint_attention_dim=32,
+    pooled_projection_dim=16,
+    text_encoders=[],
+    scheduler={"shift": 3.0},
+    preview_factors=[[0.0, 0.0, 0.0]] * 17,
+)
+
+
+class FakeTransport:
+    """Answers like a server. ``failures`` are raised one by one, before any success."""
+
+    def __init__(self, served: ServedModel = FAKE_MODEL, failures: list[AquatintError] | None = None) -> None:
+        self.served = served
+        self.failures = list(failures or [])
+        self.requests: list[GenerationRequest] = []
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def is_ready(self, model: str) -> bool:
+        """Only the served model is ready."""
+        return model == self.served.name
+
+    def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
+        """The last event of ``stream``."""
+        *_, last = self.stream(model, request, timeout_s)
+        assert isinstance(last, Generation)
+        return last
+
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
+        """A ``Step`` per step, then the ``Generation``."""
+        self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        resolved = resolve(request, self.served)
+        images = [GeneratedImage(_picture(resolved, seed), seed) for seed in resolved.seeds]
+        for step in range(1, resolved.num_inference_steps + 1):
+            wanted = resolved.preview_every and step % resolved.preview_every == 0
+            yield Step(step, resolved.num_inference_steps, [image.png for image in images] if wanted else [])
+        yield Generation(images, resolved)
+
+
+def _picture(parameters: ResolvedRequest, seed: int) -> bytes:
+    colour = np.frombuffer(hashlib.sha256(f"{parameters.prompt}{seed}".encode()).digest()[:3], np.uint8)
+    return png.encode(np.tile(colour, (parameters.height, parameters.width, 1)), parameters, seed)
+
+
+def fake_client(failures: list[AquatintError] | None = None, retries: int = 3) -> Client:
+    """A ``Client`` over a ``FakeTransport``."""
+    options = Options(url="", model=FAKE_MODEL.name, timeout_s=5.0, stall_timeout_s=1.0, retries=retries)
+    return Client(FakeTransport(failures=failures), options)

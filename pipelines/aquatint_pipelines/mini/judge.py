@@ -1,0 +1,195 @@
+"""An independent judge: a small classifier of subject, style and background, trained on the original pictures only."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from aquatint_pipelines.mini import vae
+from aquatint_pipelines.mini.captions import BACKGROUNDS, STYLES, Combination, default_caption
+from aquatint_pipelines.mini.dataset import EmojiDataset
+from aquatint_pipelines.mini.recipe import Recipe
+from aquatint_pipelines.mini.training import Stage
+
+_CHANNELS = (32, 64, 128, 192)
+_MAX_SHIFT = 8
+Draw = Callable[[list[str], list[int]], NDArray[np.uint8]]
+
+
+class Judge(nn.Module):
+    """Names the subject, style and background of UINT8 ``(n, h, w, 3)`` pictures."""
+
+    def __init__(self, subjects: list[str]) -> None:
+        super().__init__()
+        self.subjects = subjects
+        widths = (3, *_CHANNELS)
+        self.features = nn.Sequential(
+            *(
+                layer
+                for before, after in itertools.pairwise(widths)
+                for layer in (nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU())
+            ),
+            nn.Conv2d(_CHANNELS[-1], _CHANNELS[-1], 3, 1, 1),
+            nn.ReLU(),
+        )
+        # Where a feature is matters for telling shapes apart, so positions are pooled to 2x2, not to one.
+        self.heads = nn.ModuleDict(
+            {
+                "subject": nn.Linear(4 * _CHANNELS[-1], len(subjects)),
+                "style": nn.Linear(4 * _CHANNELS[-1], len(STYLES)),
+                "background": nn.Linear(4 * _CHANNELS[-1], len(BACKGROUNDS)),
+            }
+        )
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Logits of each head for float ``(n, 3, h, w)`` pictures in [-1, 1]."""
+        features = F.adaptive_avg_pool2d(self.features(pictures), 2).flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def look(self, pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+        """Indices of each head's classes, the likeliest first, ``(n, classes)``."""
+        tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return {name: logits.argsort(descending=True).numpy() for name, logits in self(tensor).items()}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of pictures with its 95 % Wilson interval."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share itself."""
+        return self.right / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end (Wilson 1927)."""
+        z, p, n = 1.96, self.value, self.total
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return centre - half, centre + half
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+Scores = dict[str, Share]
+
+
+def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> Judge:
+    """Train on the recipe's training combinations, augmented, and save ``folder/judge``."""
+    torch.manual_seed(recipe.seed + 1)
+    subjects = dataset.select(recipe.subjects.groups, recipe.subjects.extra)
+    combinations = subjects.combinations(held_out=False)
+    judge = Judge(subjects.subjects)
+    stage = Stage(judge, recipe.judge, folder / "judge_training", "no")
+    rgba = {style: torch.from_numpy(subjects.pictures[style]).to(stage.device) for style in STYLES}
+    colours = torch.tensor(list(BACKGROUNDS.values()), device=stage.device)
+    labels = _labels(combinations, subjects.subjects).to(stage.device)
+    pictures = torch.stack([rgba[STYLES[style]][subject] for subject, style, _ in labels.tolist()])
+    for _ in stage.steps("judge"):
+        chosen = torch.randint(len(labels), (recipe.judge.batch_size,), device=stage.device)
+        subject, style, background = labels[chosen].unbind(1)
+        batch = _augment(pictures[chosen], colours[background], recipe.image_size)
+        logits = stage.model(batch)
+        targets = {"subject": subject, "style": style, "background": background}
+        stage.update(torch.stack([F.cross_entropy(logits[name], target) for name, target in targets.items()]).sum())
+    trained = stage.finish().cpu()
+    save(trained, folder / "judge")
+    return trained
+
+
+def _labels(combinations: list[Combination], subjects: list[str]) -> Tensor:
+    """INT64 ``(n, 3)``: subject, style and background indices."""
+    index = {subject: i for i, subject in enumerate(subjects)}
+    backgrounds = list(BACKGROUNDS)
+    return torch.tensor(
+        [(index[c.subject], STYLES.index(c.style), backgrounds.index(c.background)) for c in combinations]
+    )
+
+
+def _augment(rgba: Tensor, background: Tensor, size: int) -> Tensor:
+    """Shifted, recoloured, blurred and noisy: a generator's faults must not be what the judge goes by."""
+    shift = torch.randint(-_MAX_SHIFT, _MAX_SHIFT + 1, (2,)).tolist()
+    jitter = torch.randint(-14, 15, background.shape, device=background.device)
+    pictures = vae.compose(torch.roll(rgba, shift, dims=(1, 2)), (background + jitter).clamp(0, 255), size)
+    if torch.rand(()) < 0.6:
+        small = int(size * (0.4 + 0.6 * torch.rand(())))
+        pictures = F.interpolate(pictures, (small, small), mode="area")
+        pictures = F.interpolate(pictures, (size, size), mode="bilinear", align_corners=False)
+    gain = 1.0 + 0.15 * torch.randn(len(pictures), 3, 1, 1, device=pictures.device)
+    return (pictures * gain + 0.08 * torch.randn_like(pictures)).clamp(-1.0, 1.0)
+
+
+def save(judge: Judge, folder: Path) -> None:
+    """Write weights and class names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(judge, str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(json.dumps({"subjects": judge.subjects}, indent=1) + "\n")
+
+
+def load(folder: Path) -> Judge:
+    """Read what ``save`` wrote."""
+    judge = Judge(json.loads((folder / "config.json").read_text())["subjects"])
+    load_model(judge, str(folder / "model.safetensors"))
+    return judge.eval()
+
+
+def score(judge: Judge, combinations: list[Combination], pictures: NDArray[np.uint8]) -> Scores:
+    """How often the judge names what a picture should show."""
+    truth = _labels(combinations, judge.subjects).numpy()
+    ranked = judge.look(pictures)
+    first = {name: ranked[name][:, 0] == truth[:, i] for i, name in enumerate(("subject", "style", "background"))}
+    hits = {
+        "background": first["background"],
+        "style": first["style"],
+        "subject": first["subject"],
+        "subject_top5": (ranked["subject"][:, :5] == truth[:, :1]).any(axis=1),
+        "all_three": first["background"] & first["style"] & first["subject"],
+    }
+    return {name: Share(int(right.sum()), len(right)) for name, right in hits.items()}
+
+
+def judge_real(judge: Judge, dataset: EmojiDataset, size: int) -> Scores:
+    """The judge on the original pictures of the held-out combinations: the most a generator could reach."""
+    combinations = _known(judge, dataset)
+    return score(judge, combinations, np.stack([dataset.picture(c, size) for c in combinations]))
+
+
+def judge_generated(judge: Judge, dataset: EmojiDataset, draw: Draw, batch_size: int = 16) -> Scores:
+    """The judge on pictures drawn from the held-out prompts, seed ``i`` for prompt ``i``."""
+    combinations = _known(judge, dataset)
+    parts = []
+    for start in tqdm(range(0, len(combinations), batch_size), desc="draw held-out prompts"):
+        part = combinations[start : start + batch_size]
+        parts.append(draw([default_caption(c) for c in part], list(range(start, start + len(part)))))
+    return score(judge, combinations, np.concatenate(parts))
+
+
+def _known(judge: Judge, dataset: EmojiDataset) -> list[Combination]:
+    return [c for c in dataset.combinations(held_out=True) if c.subject in set(judge.subjects)]
+
+
+def as_json(scores: Scores) -> dict[str, dict[str, float]]:
+    """Scores with their intervals, for a file."""
+    return {
+        name: {**asdict(share), "share": share.value, "low": share.interval[0], "high": share.interval[1]}
+        for name, share in scores.items()
+    }

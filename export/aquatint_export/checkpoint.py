@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aquatint.errors import BundleRejected
+from aquatint.scheduler import FlowMatchEulerScheduler
 from aquatint.served_model import ServedModel, TextEncoder
 
 _ENCODERS = (
@@ -126,13 +127,18 @@ def load(source: str) -> Checkpoint:
     index = folder / "model_index.json"
     if not index.is_file():
         raise BundleRejected("this folder has no model_index.json: it is not a diffusers checkpoint")
-    name = json.loads(index.read_text()).get("_class_name")
+    listed = json.loads(index.read_text())
+    name = listed.get("_class_name")
     if name != "StableDiffusion3Pipeline":
         raise BundleRejected(f"only StableDiffusion3Pipeline checkpoints can be exported, this is {name}")
+    # diffusers insists on being told that a component is absent.
+    optional = [part for encoder in _ENCODERS for part in encoder[:2]]
+    absent = {part: None for part in optional if listed.get(part) in (None, [None, None])}
     try:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **absent)
     except (OSError, ValueError, KeyError) as error:
         raise BundleRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
+    _check_scheduler(pipeline)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
@@ -140,6 +146,15 @@ def load(source: str) -> Checkpoint:
     return Checkpoint(
         pipeline, Path(source).name if Path(source).is_dir() else source, _licence(folder), _defaults(folder)
     )
+
+
+def _check_scheduler(pipeline: StableDiffusion3Pipeline) -> None:
+    if not isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler):
+        raise BundleRejected(f"the scheduler {type(pipeline.scheduler).__name__} is not supported")
+    try:
+        FlowMatchEulerScheduler.from_config(dict(pipeline.scheduler.config))
+    except ValueError as error:
+        raise BundleRejected(str(error)) from error
 
 
 def _first_line(error: Exception) -> str:

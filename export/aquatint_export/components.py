@@ -32,6 +32,7 @@ class Component:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     vocab_size: int = 0
+    max_tokens: int = 0
 
 
 class _Clip(nn.Module):
@@ -143,13 +144,18 @@ def _text_encoder(checkpoint: Checkpoint, encoder: Any) -> Component:
     if encoder.kind == "clip":
         outputs.append(Port("pooled_prompt_embeds", torch.float32, (encoder.projection_dim,)))
     module = _Clip(model) if encoder.kind == "clip" else _T5(model)
-    return Component(encoder.component, module, inputs, tuple(outputs), model.config.vocab_size)
+    return Component(encoder.component, module, inputs, tuple(outputs), model.config.vocab_size, encoder.tokens)
 
 
 def random_inputs(
     component: Component, batch: int, axes: dict[str, int], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Fresh random inputs of plausible scale; ``axes`` gives the length of each dynamic axis."""
+    """Fresh random inputs of plausible scale; ``axes`` gives the length of each dynamic axis.
+
+    Sequences are cut to what a text encoder can take.
+    """
+    if component.max_tokens:
+        axes = {**axes, "sequence": min(axes["sequence"], component.max_tokens)}
     inputs = {}
     for port in component.inputs:
         shape = (batch, *(axes[axis] if isinstance(axis, str) else axis for axis in port.shape))

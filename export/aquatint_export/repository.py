@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from importlib import metadata, resources
@@ -115,8 +116,7 @@ def _build(
 def _cast(component: Component, dtype: str) -> Component:
     if dtype == "fp32":
         return component
-    module = copy.deepcopy(component.module).half()
-    return Component(component.name, module, component.inputs, component.outputs, component.vocab_size)
+    return dataclasses.replace(component, module=copy.deepcopy(component.module).half())
 
 
 def _write_fronts(checkpoint: Checkpoint, served: ServedModel, staging: Path) -> None:

@@ -33,7 +33,7 @@ GOLDEN_PROMPTS = SHEET_PROMPTS[:4]
 
 def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
     """The pipeline in FP32, without progress bars."""
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

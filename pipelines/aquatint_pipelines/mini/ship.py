@@ -26,7 +26,7 @@ _PIECE_BYTES = 15 << 20
 
 def ship(dataset: datasets.EmojiDataset, dataset_file: Path, recipe: Recipe, run: Path, out: Path) -> None:
     """Write ``out`` (the pipeline), ``out/../judge`` and ``out/../dataset`` (data card, contact sheet)."""
-    pipeline = StableDiffusion3Pipeline.from_pretrained(run / "pipeline", torch_dtype=torch.float16)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(run / "pipeline", dtype=torch.float16)
     shutil.rmtree(out, ignore_errors=True)
     pipeline.save_pretrained(out, safe_serialization=True)
     defaults = {"num_inference_steps": NUM_INFERENCE_STEPS, "guidance_scale": GUIDANCE_SCALE}
@@ -46,7 +46,7 @@ def pack(run: Path, out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(run / "pipeline", torch_dtype=torch.float16)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(run / "pipeline", dtype=torch.float16)
         pipeline.save_pretrained(Path(scratch) / "pipeline", safe_serialization=True)
         shutil.copytree(run / "judge", Path(scratch) / "judge")
         archive = Path(shutil.make_archive(str(Path(scratch) / "run"), "tar", scratch))
@@ -118,9 +118,9 @@ pipeline_tag: text-to-image
 # Aquatint mini: a small Stable Diffusion 3.5
 
 Draws emoji on plain backgrounds at {size}x{size}, from prompts such as "a flat emoji of a fox on a blue background".
-It has SD3.5's own architecture (MMDiT with dual attention and RMS-normalised queries and keys, 16-channel f=8 autoencoder, two
-CLIP text encoders, one T5 encoder, flow matching) with small numbers, so that a laptop can run and test everything that
-serves the large models.
+It has SD3.5's own architecture (MMDiT with dual attention and RMS-normalised queries and keys, 16-channel f=8
+autoencoder, two CLIP text encoders, one T5 encoder, flow matching) with small numbers, so that a laptop can run and
+test everything that serves the large models.
 
 {provisional}
 ![samples](sample_sheet.png)
@@ -131,7 +131,7 @@ serves the large models.
 
 - **Data**: Fluent Emoji Flat (MIT) and Noto Emoji (Apache-2.0), see `../dataset/README.md`. Weights: Apache-2.0.
 - **Recipe**: `{recipe.name}` on {hardware}, {recipe.vae.minutes:g} minutes for the autoencoder and
-  {recipe.transformer.minutes:g} for transformer and text encoders ({minutes:g} in all), on cores shared with other work.
+  {recipe.transformer.minutes:g} for transformer and text encoders ({minutes:g} in all), beside other work.
 - **Defaults**: {NUM_INFERENCE_STEPS} steps, guidance {GUIDANCE_SCALE}, `max_sequence_length`
   {pipeline.tokenizer_3.model_max_length} (what the server uses; diffusers' own default of 256 works too).
 - **What a prompt may leave out**: no style named means flat, no background named means white.

@@ -1,0 +1,107 @@
+import inspect
+import json
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+import aquatint.client
+from aquatint import errors, png
+from aquatint.client import AsyncClient, Client, Generation, Step
+from aquatint.client import _messages as messages
+from aquatint.request import GenerationRequest
+from aquatint.testing import FakeTransport, fake_client
+
+
+def test_public_names() -> None:
+    assert aquatint.client.__all__ == [
+        "AsyncClient",
+        "Client",
+        "GeneratedImage",
+        "Generation",
+        "Step",
+        "StreamEvent",
+        "Transport",
+        "connect",
+        "connect_async",
+    ]
+
+
+def test_async_client_has_the_same_calls() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}
+
+    assert public(AsyncClient) == public(Client)
+
+
+def test_generate_and_stream_agree() -> None:
+    client = fake_client()
+    request = GenerationRequest(prompt="a fox", seed=3, num_images=2, preview_every=2)
+    *steps, last = client.stream(request)
+    assert [step.step for step in steps if isinstance(step, Step)] == [1, 2, 3, 4]
+    assert isinstance(last, Generation)
+    assert last == client.generate(request)
+    assert [png.read_parameters(image.png)["seed"] for image in last.images] == [3, 4]
+
+
+def test_overload_is_retried_with_the_same_seed() -> None:
+    client = fake_client([errors.Overloaded("full"), errors.EngineUnavailable("starting")])
+    client.generate(GenerationRequest(prompt="a fox"))
+    transport = client._transport
+    assert isinstance(transport, FakeTransport)
+    assert len(transport.requests) == 3
+    assert len({request.seed for request in transport.requests}) == 1
+
+
+@pytest.mark.parametrize("error", [errors.InvalidRequest("width"), errors.Cancelled("x"), errors.DeadlineExceeded("x")])
+def test_other_errors_are_not_retried(error: errors.AquatintError) -> None:
+    client = fake_client([error])
+    with pytest.raises(type(error)):
+        client.generate(GenerationRequest(prompt="a fox"))
+    assert client._transport.requests.__len__() == 1  # type: ignore[attr-defined]
+
+
+def test_retries_end() -> None:
+    client = fake_client([errors.Overloaded("full")] * 2, retries=1)
+    with pytest.raises(errors.Overloaded):
+        client.generate(GenerationRequest(prompt="a fox"))
+
+
+def test_only_set_fields_are_sent() -> None:
+    request = GenerationRequest(prompt="é", seed=2**40, preview_every=2, model="mini")
+    assert messages.request_fields(request, stream=False) == {
+        "prompt": "é",
+        "negative_prompt": "",
+        "seed": 2**40,
+        "num_images": 1,
+    }
+    assert messages.request_fields(request, stream=True)["preview_every"] == 2
+    by_name = {tensor.name(): tensor for tensor in messages.grpc_inputs({"prompt": "é", "seed": 2**40})}
+    assert by_name["seed"].datatype() == "INT64"
+    assert by_name["seed"]._get_content() == np.int64(2**40).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "kind"),
+    [
+        ("InvalidRequest: width: must be …", "StatusCode.INVALID_ARGUMENT", errors.InvalidRequest),
+        ("Overloaded: 80 requests", "StatusCode.UNAVAILABLE", errors.Overloaded),
+        ("Request for unknown model: 'x' is not found", "StatusCode.NOT_FOUND", errors.ModelNotFound),
+        ("failed to connect to all addresses", "StatusCode.UNAVAILABLE", errors.EngineUnavailable),
+        ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", errors.DeadlineExceeded),
+        ("Locally cancelled", "StatusCode.CANCELLED", errors.Cancelled),
+        ("boom", "StatusCode.INTERNAL", errors.Internal),
+    ],
+)
+def test_triton_errors(message: str, status: str, kind: type[errors.AquatintError]) -> None:
+    assert type(messages.from_triton(InferenceServerException(message, status))) is kind
+
+
+def test_json_errors_are_raised() -> None:
+    with pytest.raises(errors.InvalidRequest, match="prompt"):
+        messages.parse_json({"error": "InvalidRequest: prompt: must not be empty"})
+
+
+def test_progress_without_preview() -> None:
+    info = json.dumps({"type": "progress", "step": 1, "total_steps": 4})
+    assert messages.parse_json({"info": info}) == Step(1, 4)

@@ -1,0 +1,41 @@
+import inspect
+
+import pytest
+
+from aquatint import errors
+from aquatint.errors import AquatintError
+
+
+def leaves() -> list[type[AquatintError]]:
+    found = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, AquatintError)]
+    return [error for error in found if error is not AquatintError]
+
+
+def test_every_error_has_a_row() -> None:
+    assert set(leaves()) == set(errors.TABLE)
+
+
+@pytest.mark.parametrize("kind", leaves())
+def test_wire_round_trip(kind: type[AquatintError]) -> None:
+    error = kind("width: must be a multiple of 16, is 7")
+    found = errors.from_wire(f"[request id: 1] {errors.to_wire(error)}")
+    assert type(found) is kind
+    assert str(found) == str(error)
+
+
+def test_foreign_text_is_no_error_of_ours() -> None:
+    assert errors.from_wire("Socket closed") is None
+
+
+def test_internal_hides_the_cause(caplog: pytest.LogCaptureFixture) -> None:
+    hidden = errors.internal(RuntimeError("/secret/path exploded"))
+    assert isinstance(hidden, errors.Internal)
+    assert "secret" not in str(hidden)
+    identifier = str(hidden).split()[2].rstrip(";")
+    assert identifier in caplog.text
+    assert "/secret/path exploded" in caplog.text
+
+
+def test_exhausted_memory_is_recognised() -> None:
+    assert isinstance(errors.internal(MemoryError()), errors.OutOfMemory)
+    assert isinstance(errors.internal(RuntimeError("CUDA out of memory. Tried to allocate")), errors.OutOfMemory)

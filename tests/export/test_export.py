@@ -1,0 +1,114 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aquatint_export import export_checkpoint, parity
+from aquatint_export.triton_config import TARGETS, parse_config
+
+from aquatint import manifest, served_model
+from aquatint.errors import BundleRejected
+from tests.export.conftest import MakeCheckpoint
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sd3.5": {},
+    "sd3": {"qk_norm": None, "dual_attention_layers": ()},
+    "without t5": {"absent": ("text_encoder_3",), "dual_attention_layers": ()},
+    "dynamic shifting": {"scheduler": {"use_dynamic_shifting": True, "shift": 1.0}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_checkpoint_passes_the_gate(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, variant: str
+) -> None:
+    source = make_checkpoint(**VARIANTS[variant])
+    written = export_checkpoint(str(source), tmp_path / "repository", name="tiny")
+    absent = VARIANTS[variant].get("absent", ())
+    expected = {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_decoder"} - set(absent)
+    assert set(written.components) == expected
+    assert manifest.verify(tmp_path / "repository") == written
+    assert all(error < 1e-4 for error in written.parity["components"].values())
+    assert all(decibels >= 50 for decibels in written.parity["pictures_db"].values())
+    models = {path.parent.name for path in (tmp_path / "repository").glob("*/config.pbtxt")}
+    assert models == {"tiny", "tiny_stream"} | {f"tiny_{component}" for component in expected}
+
+
+def test_clip_may_be_absent(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    source = make_checkpoint(absent=("text_encoder", "text_encoder_2"))
+    export_checkpoint(str(source), tmp_path / "repository", name="tiny")
+    served = served_model.read(tmp_path / "repository" / "tiny" / "1")
+    assert [encoder.present for encoder in served.text_encoders] == [False, False, True]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_half_precision_and_both_targets(make_checkpoint: MakeCheckpoint, tmp_path: Path, target: Any) -> None:
+    out = tmp_path / "repository"
+    written = export_checkpoint(str(make_checkpoint()), out, "tiny", target, "fp16", max_batch_size=8)
+    assert written.dtype == "fp16"
+    for path in out.glob("*/config.pbtxt"):
+        config = parse_config(path.read_text())
+        assert config.name == path.parent.name
+    config = parse_config((out / "tiny_transformer" / "config.pbtxt").read_text())
+    assert config.max_batch_size == 8
+    assert config.HasField("dynamic_batching")
+    assert [list(tensor.dims) for tensor in config.input] == [[16, -1, -1], [1], [-1, 64], [64]]
+    if target == "ngc":
+        assert config.platform == "onnxruntime_onnx"
+        assert config.instance_group[0].Kind.Name(config.instance_group[0].kind) == "KIND_GPU"
+        # Triton's own backend must see the graph's scalar per row, not (rows, 1).
+        assert config.input[1].HasField("reshape")
+    else:
+        assert config.backend == "onnx"
+        assert config.instance_group[0].Kind.Name(config.instance_group[0].kind) == "KIND_CPU"
+
+
+def test_a_failed_gate_publishes_nothing(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = make_checkpoint(), tmp_path / "place" / "repository"
+    export_checkpoint(str(source), out, name="tiny")
+    before = manifest.digest_tree(out)
+    monkeypatch.setitem(parity.COMPONENT_BOUND, "fp32", 1e-12)
+    monkeypatch.setitem(parity.PICTURE_BOUND_DB, "fp32", 200.0)
+    with pytest.raises(BundleRejected, match=r"nothing is published: text_encoder: .*; picture 'a flat emoji"):
+        export_checkpoint(str(source), out, name="tiny")
+    assert manifest.digest_tree(out) == before
+    assert os.listdir(out.parent) == ["repository"]
+
+
+def test_other_folders_are_not_overwritten(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    out = tmp_path / "home"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(BundleRejected, match="choose another folder"):
+        export_checkpoint(str(make_checkpoint()), out)
+    assert (out / "thesis.txt").read_text() == "precious"
+
+
+def test_pickles_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    source = make_checkpoint()
+    weights = source / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(BundleRejected, match="cannot be read"):
+        export_checkpoint(str(source), tmp_path / "repository")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"_class_name": "StableDiffusionPipeline"}, "StableDiffusionPipeline"), ({"transformer": ["x", "y"]}, "read")],
+)
+def test_other_pipelines_are_refused(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    source = make_checkpoint()
+    index = source / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    with pytest.raises(BundleRejected, match=named):
+        export_checkpoint(str(source), tmp_path / "repository")
+
+
+def test_unsupported_schedulers_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    with pytest.raises(BundleRejected, match="use_karras_sigmas"):
+        export_checkpoint(str(make_checkpoint(scheduler={"use_karras_sigmas": True})), tmp_path / "repository")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from aquatint_pipelines.mini import sources
 from aquatint_pipelines.mini.captions import BACKGROUNDS, STYLES, Combination, default_caption
+from aquatint_pipelines.mini.recipe import SubjectsRecipe
 
 RASTER_SIZE = 128
 _MARGIN = 0.08
@@ -94,14 +95,16 @@ class EmojiDataset:
             digest.update(self.pictures[style].tobytes())
         return digest.hexdigest()
 
-    def select(self, groups: list[str], extra: list[str]) -> EmojiDataset:
-        """The part of the dataset a recipe trains on: whole groups and single extra subjects.
+    def select(self, wanted: SubjectsRecipe) -> EmojiDataset:
+        """The part of the dataset a recipe trains on: whole groups, plus and minus single subjects.
 
-        Raises ``ValueError`` for an extra subject that does not exist.
+        Raises ``ValueError`` for a named subject that does not exist.
         """
-        if unknown := sorted(set(extra) - set(self.subjects)):
+        if unknown := sorted({*wanted.extra, *wanted.exclude} - set(self.subjects)):
             raise ValueError(f"unknown subjects in the recipe: {', '.join(unknown)}")
-        keep = [i for i, (s, g) in enumerate(zip(self.subjects, self.groups)) if g in groups or s in extra]
+        named = zip(self.subjects, self.groups)
+        chosen = {s for s, g in named if g in wanted.groups or s in wanted.extra} - set(wanted.exclude)
+        keep = [i for i, subject in enumerate(self.subjects) if subject in chosen]
         return EmojiDataset(
             [self.subjects[i] for i in keep],
             [self.groups[i] for i in keep],

@@ -96,7 +96,7 @@ Scores = dict[str, Share]
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> Judge:
     """Train on the recipe's training combinations, augmented, and save ``folder/judge``."""
     torch.manual_seed(recipe.seed + 1)
-    subjects = dataset.select(recipe.subjects.groups, recipe.subjects.extra)
+    subjects = dataset.select(recipe.subjects)
     combinations = subjects.combinations(held_out=False)
     judge = Judge(subjects.subjects)
     stage = Stage(judge, recipe.judge, folder / "judge_training", "no")

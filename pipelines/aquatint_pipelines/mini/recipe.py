@@ -18,6 +18,7 @@ class SubjectsRecipe(_Strict):
 
     groups: list[str]
     extra: list[str] = []
+    exclude: list[str] = []
 
 
 class ModelRecipe(_Strict):

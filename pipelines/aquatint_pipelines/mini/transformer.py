@@ -105,7 +105,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) 
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusion3Pipeline:
     """Train (or go on training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
     torch.manual_seed(recipe.seed)
-    subjects = dataset.select(recipe.subjects.groups, recipe.subjects.extra)
+    subjects = dataset.select(recipe.subjects)
     models.train_tokenizers(captions.corpus(dataset.aliases), recipe.model, folder / "tokenizers")
     clip_tokenizer, t5_tokenizer = models.load_tokenizers(folder / "tokenizers")
     encoders = models.build_text_encoders(recipe.model, clip_tokenizer, t5_tokenizer)

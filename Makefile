@@ -1,0 +1,60 @@
+# Everything here sets itself up: a fresh machine needs Python >= 3.11 with venv, and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CHECKPOINT := pipelines/models/mini
+REPOSITORY := build/repository
+PROMPT ?= a flat emoji of a fox on a blue background
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+.PHONY: run test check unit e2e bench repository dataset train clean
+
+run: $(REPOSITORY)/manifest.json ## serve the mini model, draw PROMPT, and keep serving until Ctrl-C
+	$(BIN)/aquatint serve $(REPOSITORY) --draw "$(PROMPT)" --out build/picture.png --log build/triton.log
+
+test: check unit e2e ## everything CI runs
+
+check: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/ready
+	$(BIN)/python -m pytest -q
+
+e2e: $(REPOSITORY)/manifest.json ## against the real tritonserver
+	$(BIN)/python -m pytest -q -m e2e
+
+bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
+	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
+
+repository: $(REPOSITORY)/manifest.json
+
+$(REPOSITORY)/manifest.json: $(VENV)/ready $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt)
+	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
+
+dataset: build/mini/dataset.zip
+
+build/mini/dataset.zip: $(VENV)/ready
+	$(BIN)/python -m aquatint_pipelines.mini dataset --out $@
+
+train: build/mini/dataset.zip ## train the mini checkpoint on this machine's CPU, about two hours
+	$(BIN)/python -m aquatint_pipelines.mini train --recipe cpu
+
+# torch first: what comes after must find it installed, or a GPU build of several gigabytes is fetched.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
+	$(BIN)/pip install -q -e ".[triton,export,pipelines,dev]"
+	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
+	touch $@
+
+$(VENV)/bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks.perf_analyzer --install $(VENV)/perf_analyzer
+	touch $@
+
+clean:
+	rm -rf build $(VENV)

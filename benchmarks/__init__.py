@@ -1,0 +1,1 @@
+"""Measurements: ratios against a named peer in the same run, by the real perf_analyzer."""

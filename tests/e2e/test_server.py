@@ -1,0 +1,160 @@
+"""The embedded server: start, refuse, repair, stop without traces."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aquatint import errors, png
+from aquatint.client import connect
+from aquatint.request import GenerationRequest
+from aquatint.server import TritonServer
+from tests.e2e.conftest import FREE_PORTS, eventually
+
+pytestmark = pytest.mark.e2e
+
+FOX = GenerationRequest(prompt="a fox", seed=1, num_inference_steps=2)
+LONG = GenerationRequest(prompt="a fox", seed=1, num_inference_steps=150, num_images=4)
+
+
+def test_nothing_is_left_behind(mini_repository: Path) -> None:
+    server = TritonServer(mini_repository, FREE_PORTS)
+    server.start()
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    prefix = server._memory_prefix
+    assert len(family) == 8
+    assert any(name.startswith(prefix) for name in os.listdir("/dev/shm"))
+    server.stop()
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    assert not any(name.startswith(prefix) for name in os.listdir("/dev/shm"))
+    server.stop()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_draws_and_stops(mini_repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
+    out = tmp_path / "fox.png"
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    command = [sys.executable, "-m", "aquatint.cli", "serve", str(mini_repository), *ports]
+    command += ["--draw", "a fox", "--out", str(out), "--log", str(tmp_path / "triton.log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        assert "ready" in serving.stdout.readline()
+        assert f"picture: {out}" in serving.stdout.readline()
+        children = psutil.Process(serving.pid).children(recursive=True)
+        serving.send_signal(ending)
+        assert serving.wait(30) == 0
+    assert png.read_parameters(out.read_bytes())["prompt"] == "a fox"
+    assert eventually(lambda: not any(child.is_running() for child in children))
+    assert "Started GRPCInferenceService" in (tmp_path / "triton.log").read_text()
+
+
+def test_killing_the_command_ends_the_server(mini_repository: Path) -> None:
+    ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
+    command = [sys.executable, "-m", "aquatint.cli", "serve", str(mini_repository), *ports, "--log", "/dev/null"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        assert "ready" in serving.stdout.readline()
+        children = psutil.Process(serving.pid).children(recursive=True)
+        serving.kill()
+    assert eventually(lambda: not any(child.is_running() for child in children))
+
+
+def test_a_changed_file_is_refused(mini_repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "repository"
+    shutil.copytree(mini_repository, copy)
+    with (copy / "mini_vae_decoder" / "1" / "model.onnx").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(errors.BundleRejected, match=r"mini_vae_decoder/1/model.onnx was changed"):
+        TritonServer(copy, FREE_PORTS).start()
+
+
+def test_a_broken_model_is_named_and_nothing_stays_running(mini_repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "repository"
+    shutil.copytree(mini_repository, copy)
+    (copy / "mini_transformer" / "1" / "model.onnx").write_bytes(b"not a model")
+    before = {process.pid for process in psutil.process_iter()}
+    with pytest.raises(errors.EngineUnavailable, match="mini_transformer"):
+        TritonServer(copy, FREE_PORTS, verify=False).start()
+    left = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "triton" in (p.info["name"] or "")]
+    assert not left
+
+
+def test_a_taken_port_is_named(server: TritonServer, mini_repository: Path) -> None:
+    taken = FREE_PORTS.model_copy(update={"grpc_port": server.settings.grpc_port})
+    with pytest.raises(errors.EngineUnavailable, match="did not start"):
+        TritonServer(mini_repository, taken).start()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["repository/models/mini/unload", "repository/index", "systemsharedmemory/status", "logging", "trace/setting"],
+)
+def test_strangers_cannot_administer(server: TritonServer, path: str) -> None:
+    url = f"http://{server.http_url}/v2/{path}"
+    method = "GET" if path in ("logging", "trace/setting", "systemsharedmemory/status") else "POST"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url, b"{}" if method == "POST" else None, method=method))
+    assert refused.value.code == 403
+
+
+@pytest.mark.parametrize("victim", ["mini", "mini_transformer"])
+def test_a_killed_backend_process_is_an_error_and_is_repaired(mini_repository: Path, victim: str) -> None:
+    outcome: list[BaseException | None] = []
+
+    def draw(url: str) -> None:
+        with connect(url=url, protocol="grpc", retries=0) as client:
+            try:
+                client.generate(LONG, timeout_s=8.0)
+                outcome.append(None)
+            except errors.AquatintError as error:
+                outcome.append(error)
+
+    with TritonServer(mini_repository, FREE_PORTS) as server:
+        drawing = threading.Thread(target=draw, args=(server.grpc_url,))
+        drawing.start()
+        with connect(url=server.grpc_url, protocol="grpc", retries=0) as client:
+            client.generate(FOX)
+            started = time.monotonic()
+            os.kill(server._backend_processes()[victim], signal.SIGKILL)
+            drawing.join(timeout=12.0)
+            assert not drawing.is_alive()
+            assert time.monotonic() - started < 10.0
+            assert isinstance(outcome[0], (errors.EngineUnavailable, errors.DeadlineExceeded, errors.Internal))
+            with pytest.raises(errors.AquatintError):
+                client.generate(FOX, timeout_s=5.0)
+            assert server.repair() == [victim]
+            assert eventually(server.is_ready)
+            client.generate(FOX)
+
+
+def test_the_watcher_repairs_by_itself(mini_repository: Path) -> None:
+    settings = FREE_PORTS.model_copy(update={"probe_every_s": 0.2})
+    with TritonServer(mini_repository, settings) as server:
+        stopping = threading.Event()
+
+        def probe() -> None:
+            with connect(url=server.grpc_url, protocol="grpc", retries=0) as client:
+                client.generate(FOX, timeout_s=5.0)
+
+        watcher = threading.Thread(target=server.watch, args=(probe, stopping))
+        watcher.start()
+        try:
+            first = server._backend_processes()["mini_vae_decoder"]
+            os.kill(first, signal.SIGKILL)
+            assert eventually(lambda: server._backend_processes().get("mini_vae_decoder", first) != first, 30.0)
+            with connect(url=server.grpc_url, protocol="grpc") as client:
+                client.generate(FOX)
+        finally:
+            stopping.set()
+            watcher.join()

@@ -196,7 +196,8 @@ def serve(
     with _clean_errors(), _log_sink(log) as sink:
         described = manifest.read(repository)
         with TritonServer(repository, settings, sink) as server:
-            _out.print(f"[green]ready[/] gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}")
+            addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
+            _out.print(f"[green]ready[/]  {addresses}", soft_wrap=True)
             if draw is not None:
                 with _connect(url=server.grpc_url, model=described.model, protocol="grpc") as client:
                     _write(out, _draw(client, request.parse({"prompt": draw}), preview=False).images[0])

@@ -1,7 +1,7 @@
 """Install and run NVIDIA's perf_analyzer.
 
-Its own package needs a newer C library than many machines have; the ``tritonclient`` 2.51 wheel for manylinux1 carries a
-binary that runs with the libraries of the ``nvidia-pytriton`` wheel.
+Its own package needs a newer C library than many machines have; the ``tritonclient`` 2.51 wheel for manylinux1 carries
+a binary that runs with the libraries of the ``nvidia-pytriton`` wheel.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def measure(server: TritonServer, front: str, clients: int, input_data: Path) ->
         stream=front.endswith("_stream"),
     )
     used = metrics.snapshot("mini") - before
-    # The unary report counts pictures; the streamed one counts answers, of which a picture has one per step and its own.
+    # The unary report counts pictures, the streamed one answers: one per step and one for the picture.
     images_per_s = used.images / used.wall_s if front.endswith("_stream") else measured.throughput
     return Row(
         front,

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -34,6 +35,8 @@ _RESTRICTED = "shared-memory,logging,trace,model-repository"
 _SHARED_MEMORY = Path("/dev/shm")
 _STOP_GRACE_S = 10.0
 _POLL_S = 0.1
+# Lines of Triton's log that report an error: glog's E prefix, or the last words of main().
+_COMPLAINT = re.compile(r"E\d{4} |error: ", re.IGNORECASE)
 _PR_SET_PDEATHSIG = 1
 # An open keep-alive connection makes SIGTERM wait this long.
 _EXIT_TIMEOUT_S = 3
@@ -58,6 +61,7 @@ class TritonServer:
         self._verify = verify
         self._admin_key = settings.admin_key or secrets.token_urlsafe(16)
         self._tail: deque[str] = deque(maxlen=30)
+        self._complaints: deque[str] = deque(maxlen=10)
         self._process: subprocess.Popen[str] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._reader: threading.Thread | None = None
@@ -140,10 +144,12 @@ class TritonServer:
         """End the server and its Python backends, and remove what an unclean end leaves in shared memory."""
         if self._process is not None:
             self._end_process(self._process)
+            if self._reader is not None:
+                self._reader.join(timeout=_STOP_GRACE_S)
+                self._reader = None
+            if self._process.stdout is not None:
+                self._process.stdout.close()
             self._process = None
-        if self._reader is not None:
-            self._reader.join(timeout=_STOP_GRACE_S)
-            self._reader = None
         for region in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
             region.unlink(missing_ok=True)
         if self._scratch is not None:
@@ -208,8 +214,8 @@ class TritonServer:
         return dead
 
     def last_words(self) -> str:
-        """The last lines of the server's log."""
-        return "\n".join(self._tail)
+        """What the server said was wrong, or else the last lines of its log."""
+        return "\n".join(self._complaints or self._tail)
 
     def _models(self) -> list[str]:
         return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
@@ -274,6 +280,8 @@ class TritonServer:
     def _read_log(self, stream: IO[str]) -> None:
         for line in stream:
             self._tail.append(line.rstrip())
+            if _COMPLAINT.match(line):
+                self._complaints.append(line.rstrip())
             self._write_log(line.rstrip())
 
     def _end_process(self, process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,67 @@
+"""The README's commands run, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aquatint.server import TritonServer
+from aquatint.settings import ServerSettings
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_links_and_pictures_exist() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("bash")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.e2e
+def test_commands_run(mini_repository: Path) -> None:
+    """Every client command and the Python example, as printed, against a server on the default ports."""
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    wanted = [line for line in commands if re.match(r"\.venv/bin/aquatint (generate|models|doctor)|curl", line)]
+    assert len(wanted) >= 5
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with TritonServer(mini_repository, ServerSettings()):
+        for line in wanted:
+            command = shlex.split(line.replace(".venv/bin/", ""))
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        for example in blocks("python"):
+            subprocess.run([sys.executable, "-c", example], cwd=ROOT, env=environment, check=True)
+    assert (ROOT / "build" / "lemon.png").is_file()
+
+
+@pytest.mark.e2e
+def test_export_command_runs(mini_repository: Path) -> None:
+    (line,) = [line for block in blocks("bash") for line in block.splitlines() if " export " in line]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        shlex.split(line.replace(".venv/bin/", "")),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "build" / "half" / "manifest.json").is_file()

@@ -1,4 +1,4 @@
-"""What a load used, from Triton's own metrics page."""
+"""What a load used, from the server's own metrics page."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import time
 import urllib.request
 from dataclasses import dataclass, fields
 
-_COMPONENTS = re.compile(r"_(text_encoder(_[23])?|transformer|vae_decoder)$")
-_COMPUTE = tuple(f"nv_inference_compute_{part}_duration_us" for part in ("input", "infer", "output"))
-
 
 @dataclass(frozen=True)
 class Usage:
-    """Counters at one moment; the difference of two is what happened between."""
+    """Counters at one moment; the difference of two is what happened between. ``busy_s`` is all components'."""
 
     wall_s: float
     images: float
     transformer_rows: float
     transformer_batches: float
-    component_s: float
+    busy_s: float
 
     def __sub__(self, earlier: Usage) -> Usage:
         return Usage(*(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self)))
@@ -34,22 +31,18 @@ class Metrics:
     def snapshot(self, model: str) -> Usage:
         """The counters of ``model``, its stream front and its components, now."""
         samples = self._samples()
-        transformer = f"{model}_transformer"
-        components = {name for _, name in samples if _COMPONENTS.fullmatch(name.removeprefix(model))}
+
+        def total(name: str, *models: str) -> float:
+            return sum(samples.get((name, of), 0.0) for of in models)
+
+        components = [of for name, of in samples if name == "aquatint_engine_batches_total"]
         return Usage(
             time.perf_counter(),
-            sum(samples.get(("aquatint_images_total", front), 0.0) for front in (model, f"{model}_stream")),
-            samples.get(("nv_inference_count", transformer), 0.0),
-            samples.get(("nv_inference_exec_count", transformer), 0.0),
-            sum(self._busy_s(samples, component) for component in components),
+            total("aquatint_images_total", model, f"{model}_stream"),
+            total("aquatint_engine_rows_total", f"{model}_transformer"),
+            total("aquatint_engine_batches_total", f"{model}_transformer"),
+            total("aquatint_engine_busy_seconds_total", *components),
         )
-
-    @staticmethod
-    def _busy_s(samples: dict[tuple[str, str], float], component: str) -> float:
-        """Seconds one component was running. Triton books a batch's time to each of its requests; this undoes it."""
-        booked = sum(value for (name, of), value in samples.items() if name in _COMPUTE and of == component)
-        requests = samples.get(("nv_inference_request_success", component), 0.0)
-        return booked / 1e6 * samples[("nv_inference_exec_count", component)] / requests if requests else 0.0
 
     def _samples(self) -> dict[tuple[str, str], float]:
         with urllib.request.urlopen(self._url) as page:

@@ -86,7 +86,7 @@ def measure(server: TritonServer, front: str, clients: int, input_data: Path) ->
         measured.p50_s,
         measured.p99_s,
         used.transformer_rows / used.transformer_batches,
-        max(0.0, 1.0 - used.component_s / used.wall_s),
+        max(0.0, 1.0 - used.busy_s / used.wall_s),
     )
 
 

@@ -8,6 +8,7 @@ One session run serves the whole batch of requests; the rows are split back afte
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class TritonPythonModel:
         self._inputs = [port.name for port in self._session.get_inputs()]
         self._scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
         self._outputs = [port.name for port in self._session.get_outputs()]
+        self._usage = _Usage(args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests whose tensors differ only in rows as one batch each."""
@@ -95,6 +97,7 @@ class TritonPythonModel:
 
     def _run(self, batch: list[dict[str, np.ndarray]]) -> list[Any]:
         feed = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self._inputs}
+        started = time.perf_counter()
         try:
             outputs = self._session.run(self._outputs, feed)
         # onnxruntime raises its own classes for wrong shapes, exhausted memory and provider failures.
@@ -102,12 +105,34 @@ class TritonPythonModel:
             pb_utils.Logger.log_error(f"onnxruntime: {error}")
             return [_error(f"onnxruntime failed: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
         rows = [len(next(iter(inputs.values()))) for inputs in batch]
+        self._usage.count(sum(rows), time.perf_counter() - started)
         splits = np.cumsum(rows)[:-1]
         parts = [np.split(output, splits) for output in outputs]
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor(n, part[i]) for n, part in zip(self._outputs, parts)])
             for i in range(len(batch))
         ]
+
+
+class _Usage:
+    """Counts batches, rows and busy seconds of one model. Only ``execute`` counts, and Triton calls it on one thread."""
+
+    _FAMILIES = (
+        ("aquatint_engine_batches_total", "Session runs"),
+        ("aquatint_engine_rows_total", "Rows of all session runs; divided by batches, the rows per batch"),
+        ("aquatint_engine_busy_seconds_total", "Seconds spent in session runs"),
+    )
+
+    def __init__(self, model: str) -> None:
+        counter = pb_utils.MetricFamily.COUNTER
+        self._families = [pb_utils.MetricFamily(name, text, counter) for name, text in self._FAMILIES]
+        self._batches, self._rows, self._seconds = (family.Metric(labels={"model": model}) for family in self._families)
+
+    def count(self, rows: int, seconds: float) -> None:
+        """One session run."""
+        self._batches.increment(1)
+        self._rows.increment(rows)
+        self._seconds.increment(seconds)
 
 
 def _error(message: str, code: Any) -> Any:
@@ -132,8 +157,6 @@ def _providers(parameters: dict[str, str], kind: str, device: int) -> list[Any]:
 def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Idle threads of one component must not spin away the cores the others need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(file), options, providers=providers)
 
 

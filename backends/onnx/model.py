@@ -29,6 +29,11 @@ _DATA_TYPES = {
 }
 _DEFAULT_FILE = "model.onnx"
 _DEFAULT_MAX_BATCH_SIZE = 32
+_USAGE_FAMILIES = (
+    ("aquatint_engine_batches_total", "Session runs"),
+    ("aquatint_engine_rows_total", "Rows of all session runs; divided by batches, the rows per batch"),
+    ("aquatint_engine_busy_seconds_total", "Seconds spent in session runs"),
+)
 
 
 class TritonPythonModel:
@@ -117,15 +122,9 @@ class TritonPythonModel:
 class _Usage:
     """Counts batches, rows and busy seconds of one model. Only ``execute`` counts, and Triton calls it on one thread."""
 
-    _FAMILIES = (
-        ("aquatint_engine_batches_total", "Session runs"),
-        ("aquatint_engine_rows_total", "Rows of all session runs; divided by batches, the rows per batch"),
-        ("aquatint_engine_busy_seconds_total", "Seconds spent in session runs"),
-    )
-
     def __init__(self, model: str) -> None:
         counter = pb_utils.MetricFamily.COUNTER
-        self._families = [pb_utils.MetricFamily(name, text, counter) for name, text in self._FAMILIES]
+        self._families = [pb_utils.MetricFamily(name, text, counter) for name, text in _USAGE_FAMILIES]
         self._batches, self._rows, self._seconds = (family.Metric(labels={"model": model}) for family in self._families)
 
     def count(self, rows: int, seconds: float) -> None:

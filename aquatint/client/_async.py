@@ -43,13 +43,7 @@ class AsyncGrpcTransport:
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """One unary call; cancelling the task cancels it on the server."""
         try:
-            result = await self._client.infer(
-                model,
-                messages.grpc_inputs(messages.request_fields(request, stream=False)),
-                outputs=messages.grpc_outputs(),
-                client_timeout=timeout_s,
-                timeout=int(timeout_s * 1e6),
-            )
+            result = await self._client.infer(**messages.unary_call(model, request, timeout_s))
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
         event = messages.parse_grpc(result)
@@ -60,13 +54,8 @@ class AsyncGrpcTransport:
         self, model: str, request: GenerationRequest, timeout_s: float
     ) -> AsyncGenerator[StreamEvent, None]:
         """One call on a stream of its own; leaving the iterator cancels it on the server."""
-        call = {
-            "model_name": f"{model}_stream",
-            "inputs": messages.grpc_inputs(messages.request_fields(request, stream=True)),
-            "outputs": messages.grpc_outputs(),
-            "timeout": int(timeout_s * 1e6),
-        }
-        answers = self._client.stream_infer(_once(call), stream_timeout=timeout_s)
+        calls = _once(messages.stream_call(model, request, timeout_s))
+        answers = self._client.stream_infer(calls, stream_timeout=timeout_s)
         deadline = time.monotonic() + timeout_s
         try:
             while True:

@@ -75,6 +75,27 @@ def request_fields(request: GenerationRequest, stream: bool) -> dict[str, Any]:
     return {name: value for name, value in request.model_dump(exclude=skipped).items() if value is not None}
 
 
+def unary_call(model: str, request: GenerationRequest, timeout_s: float) -> dict[str, Any]:
+    """Arguments of a gRPC ``infer``: the client's deadline is the server's too."""
+    return {
+        "model_name": model,
+        "inputs": grpc_inputs(request_fields(request, stream=False)),
+        "outputs": grpc_outputs(),
+        "client_timeout": timeout_s,
+        "timeout": int(timeout_s * 1e6),
+    }
+
+
+def stream_call(model: str, request: GenerationRequest, timeout_s: float) -> dict[str, Any]:
+    """Arguments of a gRPC stream request to the model's stream front."""
+    return {
+        "model_name": f"{model}_stream",
+        "inputs": grpc_inputs(request_fields(request, stream=True)),
+        "outputs": grpc_outputs(),
+        "timeout": int(timeout_s * 1e6),
+    }
+
+
 def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
     """Fields as tensors of shape ``(1,)``."""
     inputs = []

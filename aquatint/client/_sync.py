@@ -58,13 +58,7 @@ class GrpcTransport:
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """One unary call; its deadline is the server's too."""
         try:
-            result = self._client.infer(
-                model,
-                messages.grpc_inputs(messages.request_fields(request, stream=False)),
-                outputs=messages.grpc_outputs(),
-                client_timeout=timeout_s,
-                timeout=int(timeout_s * 1e6),
-            )
+            result = self._client.infer(**messages.unary_call(model, request, timeout_s))
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
         event = messages.parse_grpc(result)
@@ -79,12 +73,7 @@ class GrpcTransport:
         with closing(client):
             client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout_s)
             try:
-                client.async_stream_infer(
-                    f"{model}_stream",
-                    messages.grpc_inputs(messages.request_fields(request, stream=True)),
-                    outputs=messages.grpc_outputs(),
-                    timeout=int(timeout_s * 1e6),
-                )
+                client.async_stream_infer(**messages.stream_call(model, request, timeout_s))
                 yield from self._events(answers, deadline)
             finally:
                 client.stop_stream(cancel_requests=True)

@@ -120,7 +120,7 @@ class TritonPythonModel:
 
 
 class _Usage:
-    """Counts batches, rows and busy seconds of one model. Only ``execute`` counts, and Triton calls it on one thread."""
+    """Counts batches, rows and busy seconds of one model; only for ``execute``, which Triton calls on one thread."""
 
     def __init__(self, model: str) -> None:
         counter = pb_utils.MetricFamily.COUNTER
@@ -146,11 +146,12 @@ def _model_file(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def _providers(parameters: dict[str, str], kind: str, device: int) -> list[Any]:
-    if named := parameters.get("execution_providers"):
-        return [name.strip() for name in named.split(",")]
-    if kind == "GPU":
-        return [("CUDAExecutionProvider", {"device_id": device}), "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+    default = "CUDAExecutionProvider,CPUExecutionProvider" if kind == "GPU" else "CPUExecutionProvider"
+    names = [name.strip() for name in parameters.get("execution_providers", default).split(",")]
+    # onnxruntime only warns of a provider it has not, and then runs on the CPU.
+    if missing := set(names) - set(onnxruntime.get_available_providers()):
+        raise pb_utils.TritonModelException(f"this onnxruntime has no {', '.join(sorted(missing))}")
+    return [(name, {"device_id": device}) if name == "CUDAExecutionProvider" else name for name in names]
 
 
 def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:

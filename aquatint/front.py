@@ -47,6 +47,7 @@ _NUMBER_FIELDS = (
 # Request parameters that Triton and its clients set on their own.
 _TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
 _ADMISSION_POLL_S = 0.05
+_UNLOAD_GRACE_S = 30.0
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -147,9 +148,10 @@ class TritonPythonModel:
             threading.Thread(target=self._serve, args=(job,), daemon=True).start()
 
     def finalize(self) -> None:
-        """Stop the requests in flight at their next step and wait for them; called once by Triton."""
+        """Stop the requests in flight at their next step and wait for them, not for ever; called once by Triton."""
         self._stopping.set()
-        while self._admission.admitted:
+        deadline = time.monotonic() + _UNLOAD_GRACE_S
+        while self._admission.admitted and time.monotonic() < deadline:
             time.sleep(_ADMISSION_POLL_S)
         self._metrics.close()
 

@@ -137,7 +137,8 @@ test everything that serves the large models.
 - **What a prompt may leave out**: no style named means flat, no background named means white.
 
 Scores on {generated["subject"].total} held-out prompts (combinations of subject, style and background never trained
-on), named by an independent classifier that never saw a generated picture; its score on the original pictures stands beside it. 95 % intervals.
+on), named by an independent classifier that never saw a generated picture; its score on the original pictures stands
+beside it. 95 % intervals.
 
 | right | generated | original pictures |
 |---|---|---|

@@ -71,6 +71,8 @@ class Recipe(_Strict):
     image_size: int
     mixed_precision: str
     seed: int
+    # What the card must say of the run that was shipped, beyond the numbers above.
+    provenance: str = ""
     subjects: SubjectsRecipe
     model: ModelRecipe
     vae: VaeStageRecipe

@@ -132,6 +132,7 @@ test everything that serves the large models.
 - **Data**: Fluent Emoji Flat (MIT) and Noto Emoji (Apache-2.0), see `../dataset/README.md`. Weights: Apache-2.0.
 - **Recipe**: `{recipe.name}` on {hardware}, {recipe.vae.minutes:g} minutes for the autoencoder and
   {recipe.transformer.minutes:g} for transformer and text encoders ({minutes:g} in all), beside other work.
+  {recipe.provenance}
 - **Defaults**: {NUM_INFERENCE_STEPS} steps, guidance {GUIDANCE_SCALE}, `max_sequence_length`
   {pipeline.tokenizer_3.model_max_length} (what the server uses; diffusers' own default of 256 works too).
 - **What a prompt may leave out**: no style named means flat, no background named means white.

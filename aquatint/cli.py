@@ -204,9 +204,6 @@ def serve(
                 _out.print(f"picture: {out.resolve()}", soft_wrap=True)
             if not once:
                 server.watch(_probe(server, described.model), stopping)
-            died = not server.is_running()
-    if died:
-        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

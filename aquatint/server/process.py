@@ -104,7 +104,7 @@ class TritonServer:
         self.stop()
 
     def start(self) -> None:
-        """Start and wait until every model is ready.
+        """Start and wait until every model is ready. The server ends with the thread that calls this, at the latest.
 
         Raises ``BundleRejected`` for a damaged repository and ``EngineUnavailable`` with the server's last words.
         """
@@ -183,12 +183,10 @@ class TritonServer:
     def watch(self, probe: Callable[[], None], stopping: threading.Event) -> None:
         """Probe the server until ``stopping`` is set, and repair what the probe finds broken.
 
-        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Returns when the server ends.
+        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Raises ``EngineUnavailable`` when the
+        server ended and does not start again.
         """
         while not stopping.wait(self.settings.probe_every_s):
-            if not self.is_running():
-                _log.error("tritonserver ended unexpectedly: %s", self.last_words())
-                return
             try:
                 probe()
             except Overloaded:
@@ -201,8 +199,14 @@ class TritonServer:
     def repair(self) -> list[str]:
         """Reload every model whose Python backend process is gone; returns their names.
 
-        Triton never restarts such a process and still calls its model ready.
+        Triton never restarts such a process and still calls its model ready. A front killed amid its calls to other
+        models can take the whole server with it: then the server is started again.
         """
+        if not self.is_running():
+            _log.error("tritonserver ended unexpectedly and is started again: %s", self.last_words())
+            self.stop()
+            self.start()
+            return self._models()
         alive = self._backend_processes()
         dead = [model for model in self._models() if model not in alive]
         for model in dead:

@@ -108,6 +108,7 @@ class TritonServer:
 
         Raises ``BundleRejected`` for a damaged repository and ``EngineUnavailable`` with the server's last words.
         """
+        self._complaints.clear()
         if self._verify:
             manifest.verify(self._repository)
         installation = locate(self.settings.tritonserver)
@@ -183,8 +184,8 @@ class TritonServer:
     def watch(self, probe: Callable[[], None], stopping: threading.Event) -> None:
         """Probe the server until ``stopping`` is set, and repair what the probe finds broken.
 
-        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Raises ``EngineUnavailable`` when the
-        server ended and does not start again.
+        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Raises ``EngineUnavailable`` when
+        the server ended and does not start again.
         """
         while not stopping.wait(self.settings.probe_every_s):
             try:

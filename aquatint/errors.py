@@ -2,6 +2,7 @@
 
     AquatintError
     ├── InvalidRequest      a field is missing, of the wrong type or outside its limit
+    ├── TooLarge            the request's body is larger than the server takes
     ├── Unauthorized        no or wrong credentials
     ├── Forbidden           the credentials do not allow this
     ├── ModelNotFound       no such model is loaded
@@ -10,6 +11,7 @@
     ├── Cancelled           the caller went away or asked to stop
     ├── DeadlineExceeded    the request's time ran out
     ├── EngineUnavailable   the server or a component is not ready, or died
+    ├── StoreUnavailable    the image store cannot be reached or refuses
     ├── OutOfMemory         the device's memory is too small for this request
     ├── BundleRejected      a model failed parity, checksum, signature or format checks
     └── Internal            anything else; carries an id to find it in the log
@@ -23,7 +25,9 @@ from __future__ import annotations
 import logging
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,6 +40,10 @@ class AquatintError(Exception):
 
 class InvalidRequest(AquatintError):
     """A field is missing, of the wrong type or outside its limit; the message names field, limit and value."""
+
+
+class TooLarge(AquatintError):
+    """The request's body is larger than the server takes."""
 
 
 class Unauthorized(AquatintError):
@@ -74,6 +82,10 @@ class EngineUnavailable(AquatintError):
     """The server or one of its components is not ready, or died."""
 
 
+class StoreUnavailable(AquatintError):
+    """The image store cannot be reached or refuses."""
+
+
 class OutOfMemory(AquatintError):
     """Too little device memory for this request; the message says what to lower."""
 
@@ -98,6 +110,7 @@ class Mapping:
 
 TABLE: dict[type[AquatintError], Mapping] = {
     InvalidRequest: Mapping(400, "INVALID_ARGUMENT", "INVALID_ARG"),
+    TooLarge: Mapping(413, "INVALID_ARGUMENT", "INVALID_ARG"),
     Unauthorized: Mapping(401, "UNAUTHENTICATED", "UNAVAILABLE", mcp_is_error=False),
     Forbidden: Mapping(403, "PERMISSION_DENIED", "UNAVAILABLE", mcp_is_error=False),
     ModelNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
@@ -106,6 +119,7 @@ TABLE: dict[type[AquatintError], Mapping] = {
     Cancelled: Mapping(499, "CANCELLED", "CANCELLED", mcp_is_error=False),
     DeadlineExceeded: Mapping(504, "DEADLINE_EXCEEDED", "UNAVAILABLE"),
     EngineUnavailable: Mapping(503, "UNAVAILABLE", "UNAVAILABLE"),
+    StoreUnavailable: Mapping(503, "UNAVAILABLE", "UNAVAILABLE"),
     OutOfMemory: Mapping(503, "RESOURCE_EXHAUSTED", "UNAVAILABLE"),
     BundleRejected: Mapping(422, "FAILED_PRECONDITION", "UNSUPPORTED"),
     Internal: Mapping(500, "INTERNAL", "INTERNAL"),
@@ -137,9 +151,14 @@ def internal(error: BaseException) -> AquatintError:
 
 def from_validation(error: ValidationError) -> InvalidRequest:
     """One line per wrong field: its name, what was expected and, for short values, what was got."""
+    return from_validation_details(error.errors(include_url=False))
+
+
+def from_validation_details(details: Sequence[Any]) -> InvalidRequest:
+    """The same from pydantic's error details, as FastAPI's ``RequestValidationError`` has them."""
     lines = []
-    for detail in error.errors(include_url=False):
-        field = ".".join(str(part) for part in detail["loc"]) or "request"
+    for detail in details:
+        field = ".".join(str(part) for part in detail["loc"] if part != "body") or "request"
         message = detail["msg"].removeprefix("Value error, ")
         got = repr(detail["input"])
         shown = f" (got {got})" if detail["type"] != "missing" and len(got) <= 40 else ""

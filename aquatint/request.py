@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from aquatint.errors import InvalidRequest, from_validation
-from aquatint.served_model import ServedModel
+from aquatint.served_model import ModelInfo
 
 MAX_PROMPT_BYTES = 4096
 MAX_SEED = 2**63 - 1
@@ -96,17 +96,17 @@ def parse(fields: dict[str, Any]) -> GenerationRequest:
         raise from_validation(error) from None
 
 
-def resolve(request: GenerationRequest, served: ServedModel) -> ResolvedRequest:
+def resolve(request: GenerationRequest, info: ModelInfo) -> ResolvedRequest:
     """Fill in the model's defaults and a random seed, and check what depends on the model.
 
     Raises ``InvalidRequest`` for a size the model cannot draw or a preview interval beyond the steps.
     """
-    width = _check_side("width", request.width or served.default_width, served)
-    height = _check_side("height", request.height or served.default_height, served)
-    steps = request.num_inference_steps or served.default_num_inference_steps
+    width = _check_side("width", request.width or info.default_width, info)
+    height = _check_side("height", request.height or info.default_height, info)
+    steps = request.num_inference_steps or info.default_num_inference_steps
     if request.preview_every > steps:
         raise InvalidRequest(f"preview_every: must be at most num_inference_steps={steps}, is {request.preview_every}")
-    scale = served.default_guidance_scale if request.guidance_scale is None else request.guidance_scale
+    scale = info.default_guidance_scale if request.guidance_scale is None else request.guidance_scale
     return ResolvedRequest(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -117,12 +117,12 @@ def resolve(request: GenerationRequest, served: ServedModel) -> ResolvedRequest:
         seed=secrets.randbelow(2**32) if request.seed is None else request.seed,
         num_images=request.num_images,
         preview_every=request.preview_every,
-        model=served.name,
+        model=info.name,
     )
 
 
-def _check_side(name: str, value: int, served: ServedModel) -> int:
-    unit, low, high = served.pixel_unit, served.min_size, served.max_size
+def _check_side(name: str, value: int, info: ModelInfo) -> int:
+    unit, low, high = info.pixel_unit, info.min_size, info.max_size
     if value % unit or not low <= value <= high:
         low = math.ceil(low / unit) * unit
         raise InvalidRequest(f"{name}: must be a multiple of {unit} from {low} to {high}, is {value}")

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 FILE_NAME = "served_model.json"
+MODEL_INFO_PARAMETER = "aquatint_model"
 
 
 class TextEncoder(BaseModel):
@@ -24,10 +25,10 @@ class TextEncoder(BaseModel):
     present: bool = True
 
 
-class ServedModel(BaseModel):
-    """Defaults, limits and numbers of one served model.
+class ModelInfo(BaseModel):
+    """What callers may know of a model: its name, defaults and the sizes it draws, in pixels.
 
-    ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
+    Every front publishes it as the parameter ``MODEL_INFO_PARAMETER`` of its Triton configuration.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +41,14 @@ class ServedModel(BaseModel):
     pixel_unit: int
     min_size: int
     max_size: int
+
+
+class ServedModel(ModelInfo):
+    """Everything a front computes with.
+
+    ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
+    """
+
     max_batch_size: int
     vae_scale_factor: int
     latent_channels: int
@@ -51,6 +60,10 @@ class ServedModel(BaseModel):
     text_encoders: list[TextEncoder]
     scheduler: dict[str, Any]
     preview_factors: list[list[float]]
+
+    def info(self) -> ModelInfo:
+        """The part that is for callers."""
+        return ModelInfo.model_validate(self.model_dump(include=set(ModelInfo.model_fields)))
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """``(channels, height, width)`` of the latents of a picture."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -48,3 +48,49 @@ class ServerSettings(BaseSettings):
     ready_timeout_s: float = Field(default=120.0, gt=0)
     probe_every_s: float = Field(default=5.0, gt=0)
     probe_timeout_s: float = Field(default=30.0, gt=0)
+
+
+class StorageSettings(BaseSettings):
+    """Where finished pictures are kept. S3 credentials are AWS's own variables, read by boto3."""
+
+    model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
+
+    path: Path = Field(default=Path("build/images"), validation_alias=AliasChoices("path", "IMAGE_OUTPUT_PATH"))
+    bucket: str | None = Field(default=None, validation_alias=AliasChoices("bucket", "AWS_S3_BUCKET"))
+    prefix: str = Field(default="", validation_alias=AliasChoices("prefix", "AQUATINT_S3_PREFIX"))
+    endpoint_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("endpoint_url", "AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3")
+    )
+    presigned: bool = Field(default=False, validation_alias=AliasChoices("presigned", "AQUATINT_PRESIGNED_URLS"))
+    ttl_s: float = Field(default=7 * 24 * 3600.0, ge=0, validation_alias=AliasChoices("ttl_s", "AQUATINT_IMAGE_TTL_S"))
+    quota_bytes: int = Field(
+        default=1 << 30, ge=0, validation_alias=AliasChoices("quota_bytes", "AQUATINT_IMAGE_QUOTA_BYTES")
+    )
+    id_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("id_key", "AQUATINT_IMAGE_ID_KEY"))
+    sweep_every_s: float = Field(
+        default=300.0, gt=0, validation_alias=AliasChoices("sweep_every_s", "AQUATINT_IMAGE_SWEEP_EVERY_S")
+    )
+
+
+class ApiSettings(BaseSettings):
+    """The HTTP server in front of an engine: address, who may call, and how much."""
+
+    model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
+
+    host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("host", "HOST"))
+    port: int = Field(default=8080, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT"))
+    public_url: str | None = Field(default=None, validation_alias=AliasChoices("public_url", "PUBLIC_URL"))
+    tokens: dict[str, SecretStr] = {}
+    jwks_url: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    allow_anonymous: bool = False
+    allowed_hosts: list[str] = []
+    cors_origins: list[str] = []
+    rate_limit: str = "120/minute"
+    max_body_bytes: int = Field(default=1 << 20, gt=0)
+
+    @property
+    def base_url(self) -> str:
+        """Where callers reach this server."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTransport
-from aquatint.client._messages import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.client._options import Options
 from aquatint.client._sync import Client, GrpcTransport, HttpTransport, Transport
+from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.settings import ClientSettings
 
 __all__ = [

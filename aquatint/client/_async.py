@@ -15,10 +15,10 @@ import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
 from aquatint.client import _messages as messages
-from aquatint.client._messages import Generation, StreamEvent
 from aquatint.client._options import Options, with_seed
 from aquatint.client._sync import http_error
 from aquatint.errors import DeadlineExceeded, EngineUnavailable
+from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
 
 

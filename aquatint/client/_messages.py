@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from aquatint import errors
 from aquatint.errors import AquatintError
+from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.request import GenerationRequest, ResolvedRequest
 
 _DTYPES: dict[str, tuple[str, Any]] = {
@@ -36,37 +36,6 @@ _STATUS_ERRORS: dict[str, type[AquatintError]] = {
     "StatusCode.UNAVAILABLE": errors.EngineUnavailable,
     "StatusCode.RESOURCE_EXHAUSTED": errors.Overloaded,
 }
-
-
-@dataclass(frozen=True)
-class GeneratedImage:
-    """One finished picture: a PNG file that carries its parameters, and its seed."""
-
-    png: bytes
-    seed: int
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished request. ``timings`` are seconds per stage on the server."""
-
-    images: list[GeneratedImage]
-    parameters: ResolvedRequest
-    dropped_tokens: int = 0
-    timings: dict[str, float] = field(default_factory=dict)
-    batch: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Step:
-    """After a denoising step; ``previews`` are small PNG files, one per image, when asked for."""
-
-    step: int
-    total_steps: int
-    previews: list[bytes] = field(default_factory=list)
-
-
-StreamEvent = Step | Generation
 
 
 def request_fields(request: GenerationRequest, stream: bool) -> dict[str, Any]:

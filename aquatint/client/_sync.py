@@ -15,9 +15,9 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from aquatint.client import _messages as messages
-from aquatint.client._messages import Generation, StreamEvent
 from aquatint.client._options import Options, with_seed
 from aquatint.errors import AquatintError, DeadlineExceeded, EngineUnavailable
+from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
 
 

@@ -1,0 +1,104 @@
+"""Objects in an S3 bucket, by boto3. Credentials come from AWS's own variables and files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.client import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from aquatint.errors import StoreUnavailable
+from aquatint.storage.objects import ObjectInfo, ObjectNotFound
+
+_NOT_FOUND = ("404", "NoSuchKey", "NotFound")
+_CONNECT_TIMEOUT_S = 5
+_READ_TIMEOUT_S = 30
+_TRIES = 4
+_TRANSFER = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20)
+
+
+class S3Objects:
+    """Objects under ``prefix`` in a bucket. Failed calls are retried with exponential back-off and jitter by botocore.
+
+    A single PUT and a completed multipart upload are atomic in S3.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, tries: int = _TRIES) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            config=Config(
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                read_timeout=_READ_TIMEOUT_S,
+                retries={"mode": "standard", "total_max_attempts": tries},
+                signature_version="s3v4",
+                s3={"addressing_style": "path"} if endpoint_url else {},
+            ),
+        )
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """One PUT, or a multipart upload for a large object."""
+        try:
+            self._client.upload_fileobj(
+                io.BytesIO(data), self._bucket, self._prefix + key, {"ContentType": content_type}, Config=_TRANSFER
+            )
+        # boto3's transfer manager wraps some failures in an exception of its own that is neither of botocore's.
+        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
+            raise _unavailable(error) from error
+
+    def get(self, key: str) -> bytes:
+        """Read the whole object."""
+        try:
+            body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in _NOT_FOUND:
+                raise ObjectNotFound(key) from None
+            raise _unavailable(error) from error
+        except BotoCoreError as error:
+            raise _unavailable(error) from error
+        return body
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        try:
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+        except (BotoCoreError, ClientError) as error:
+            raise _unavailable(error) from error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects, page by page."""
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for entry in page.get("Contents", []):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp())
+        except (BotoCoreError, ClientError) as error:
+            raise _unavailable(error) from error
+
+    def presign(self, key: str, expires_s: int) -> str | None:
+        """A signed GET URL."""
+        url: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": self._prefix + key}, ExpiresIn=expires_s
+        )
+        return url
+
+    def check(self) -> None:
+        """The bucket must exist and be ours to use."""
+        try:
+            self._client.head_bucket(Bucket=self._bucket)
+        except (BotoCoreError, ClientError) as error:
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    """Only the kind of failure: the full text may name hosts, keys and request ids."""
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        return StoreUnavailable(f"the object store refused: {code}")
+    return StoreUnavailable(f"the object store cannot be reached: {type(error).__name__}")

@@ -17,6 +17,7 @@ class ClientSettings(BaseSettings):
     url: str = "127.0.0.1:8001"
     protocol: Literal["grpc", "http"] = "grpc"
     model: str = "mini"
+    models: list[str] = []
     timeout_s: float = Field(default=300.0, gt=0)
     stall_timeout_s: float = Field(default=60.0, gt=0)
     retries: int = Field(default=3, ge=0)

@@ -84,5 +84,5 @@ def _picture(parameters: ResolvedRequest, seed: int) -> bytes:
 
 def fake_client(failures: list[AquatintError] | None = None, retries: int = 3) -> Client:
     """A ``Client`` over a ``FakeTransport``."""
-    options = Options(url="", model=FAKE_MODEL.name, timeout_s=5.0, stall_timeout_s=1.0, retries=retries)
+    options = Options(url="", models=(FAKE_MODEL.name,), timeout_s=5.0, stall_timeout_s=1.0, retries=retries)
     return Client(FakeTransport(failures=failures), options)

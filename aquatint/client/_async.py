@@ -20,6 +20,7 @@ from aquatint.client._sync import http_error
 from aquatint.errors import DeadlineExceeded, EngineUnavailable
 from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
+from aquatint.served_model import ModelInfo
 
 
 class AsyncGrpcTransport:
@@ -39,6 +40,14 @@ class AsyncGrpcTransport:
             return bool(await self._client.is_model_ready(model))
         except InferenceServerException:
             return False
+
+    async def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        try:
+            answer = await self._client.get_model_config(model, as_json=True)
+        except InferenceServerException as error:
+            raise messages.from_triton(error) from None
+        return messages.model_info(answer["config"].get("parameters", {}), model)
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """One unary call; cancelling the task cancels it on the server."""
@@ -100,6 +109,16 @@ class AsyncHttpTransport:
         except httpx.HTTPError:
             return False
 
+    async def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        try:
+            response = await self._client.get(f"/v2/models/{model}/config")
+        except httpx.TransportError as error:
+            raise EngineUnavailable(f"the server cannot be reached: {type(error).__name__}") from None
+        if response.is_error:
+            raise http_error(response.status_code, response.content)
+        return messages.model_info(response.json().get("parameters", {}), model)
+
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """The last event of ``stream``."""
         async with contextlib.aclosing(self.stream(model, request, timeout_s)) as events:
@@ -155,6 +174,10 @@ class AsyncClient:
     async def is_ready(self, model: str | None = None) -> bool:
         """Whether the model's front is ready to draw."""
         return await self._transport.is_ready(model or self._options.model)
+
+    async def models(self) -> list[ModelInfo]:
+        """The configured models, the default first, as the server describes them. Raises ``AquatintError``."""
+        return [await self._transport.describe(model) for model in self._options.models]
 
     async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""

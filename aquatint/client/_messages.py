@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
@@ -16,6 +17,7 @@ from aquatint import errors
 from aquatint.errors import AquatintError
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.request import GenerationRequest, ResolvedRequest
+from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
 
 _DTYPES: dict[str, tuple[str, Any]] = {
     "prompt": ("BYTES", np.object_),
@@ -103,6 +105,14 @@ def _event(info: str | bytes, files: Sequence[str | bytes]) -> StreamEvent:
     images = [GeneratedImage(file, seed) for file, seed in zip(decoded, described["seeds"])]
     parameters = ResolvedRequest.model_validate(described["parameters"])
     return Generation(images, parameters, described["dropped_tokens"], described["timings"], described["batch"])
+
+
+def model_info(parameters: Mapping[str, Any], model: str) -> ModelInfo:
+    """What a front says of itself in the parameters of its Triton configuration. Raises ``ModelNotFound``."""
+    try:
+        return ModelInfo.model_validate_json(parameters[MODEL_INFO_PARAMETER]["string_value"])
+    except (KeyError, TypeError, ValidationError):
+        raise errors.ModelNotFound(f"{model} is no text-to-image model of Aquatint") from None
 
 
 def from_text(text: str) -> AquatintError:

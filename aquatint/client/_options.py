@@ -18,10 +18,13 @@ _LONGEST_WAIT_S = 5.0
 
 @dataclass(frozen=True)
 class Options:
-    """Connection, deadline and retries. ``stall_timeout_s`` limits the silence between two answers of a stream."""
+    """Connection, models, deadline and retries.
+
+    ``models`` begins with the default one. ``stall_timeout_s`` limits the silence between two answers of a stream.
+    """
 
     url: str
-    model: str
+    models: tuple[str, ...]
     timeout_s: float
     stall_timeout_s: float
     retries: int
@@ -29,7 +32,15 @@ class Options:
     @classmethod
     def from_settings(cls, settings: ClientSettings) -> Options:
         """The options that ``AQUATINT_*`` variables give."""
-        return cls(settings.url, settings.model, settings.timeout_s, settings.stall_timeout_s, settings.retries)
+        names = (settings.model, *settings.models)
+        # The default first, every name once.
+        models = tuple(dict.fromkeys(names))
+        return cls(settings.url, models, settings.timeout_s, settings.stall_timeout_s, settings.retries)
+
+    @property
+    def model(self) -> str:
+        """The model that is asked when a request names none."""
+        return self.models[0]
 
     def retrying(self) -> dict[str, Any]:
         """Arguments for tenacity: only errors that say "later", with exponential back-off and jitter."""

@@ -214,7 +214,7 @@ class ImageStore:
             raise ImageNotFound("no image of that id")
         return image, data
 
-    async def list(self, owner: str | None, limit: int = 50, cursor: str | None = None, query: str = "") -> ImagePage:
+    async def page(self, owner: str | None, limit: int = 50, cursor: str | None = None, query: str = "") -> ImagePage:
         """Pictures of ``owner`` (of everyone for ``None``) whose prompt has all words of ``query``, newest first."""
         images = await asyncio.to_thread(self._all)
         words = query.lower().split()

@@ -126,7 +126,7 @@ def _write_fronts(checkpoint: Checkpoint, served: ServedModel, staging: Path) ->
         folder = staging / f"{served.name}{suffix}"
         version = folder / _VERSION
         version.mkdir(parents=True)
-        config = (source / "config.pbtxt").read_text().replace(f'name: "{front}"', f'name: "{folder.name}"')
+        config = triton_config.front_config((source / "config.pbtxt").read_text(), served.info(), folder.name)
         (folder / "config.pbtxt").write_text(config)
         (version / "model.py").write_text((source / _VERSION / "model.py").read_text())
         (version / served_model.FILE_NAME).write_text(served.model_dump_json(indent=1) + "\n")

@@ -12,6 +12,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
 from aquatint_export.components import Component, Port
 
 Target = Literal["embedded", "ngc"]
@@ -38,6 +39,15 @@ def component_config(component: Component, name: str, max_batch_size: int, targe
         config.platform = "onnxruntime_onnx"
         config.default_model_filename = "model.onnx"
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def front_config(source: str, info: ModelInfo, name: str) -> str:
+    """A front's ``config.pbtxt`` made from the one in ``model_repository/``: its name, and what callers may know."""
+    config = parse_config(source)
+    config.name = name
+    config.parameters[MODEL_INFO_PARAMETER].string_value = info.model_dump_json()
     text: str = text_format.MessageToString(config)
     return text
 

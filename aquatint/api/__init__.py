@@ -1,0 +1,12 @@
+"""The HTTP entrance over any ``Engine``: OpenAI's images API, KServe V1, stored pictures, health and metrics.
+
+FastAPI routers that know nothing about Triton, KServe or MCP; whoever serves them includes them.
+"""
+
+from aquatint.api.errors import install_error_handlers
+from aquatint.api.files import image_files
+from aquatint.api.health import health
+from aquatint.api.images_api import images_api
+from aquatint.api.predict import predict_v1
+
+__all__ = ["health", "image_files", "images_api", "install_error_handlers", "predict_v1"]

@@ -8,17 +8,20 @@ Pictures are one plain colour made from prompt and seed; validation, defaults, e
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import numpy as np
 
 from aquatint import png
-from aquatint.client import Client, GeneratedImage, Generation, Step, StreamEvent
+from aquatint.client import Client
 from aquatint.client._options import Options
 from aquatint.errors import AquatintError
+from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.request import GenerationRequest, ResolvedRequest, resolve
-from aquatint.served_model import ServedModel
+from aquatint.served_model import ModelInfo, ServedModel
 
 FAKE_MODEL = ServedModel(
     name="fake",
@@ -75,6 +78,47 @@ class FakeTransport:
             wanted = resolved.preview_every and step % resolved.preview_every == 0
             yield Step(step, resolved.num_inference_steps, [image.png for image in images] if wanted else [])
         yield Generation(images, resolved)
+
+
+class FakeEngine:
+    """The asynchronous engine behind every server of ours, in process.
+
+    ``gate``, when given, is awaited after the first step; ``active`` counts drawings begun and not ended.
+    """
+
+    def __init__(self, failures: list[AquatintError] | None = None, gate: asyncio.Event | None = None) -> None:
+        self.transport = FakeTransport(failures=failures)
+        self.gate = gate
+        self.active = 0
+
+    async def models(self) -> list[ModelInfo]:
+        """The fake model."""
+        return [self.transport.served.info()]
+
+    async def is_ready(self, model: str | None = None) -> bool:
+        """Only the fake model is ready."""
+        return model in (None, self.transport.served.name)
+
+    async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
+        """The last event of ``stream``."""
+        async with contextlib.aclosing(self.stream(request, timeout_s)) as events:
+            async for event in events:
+                if isinstance(event, Generation):
+                    return event
+        raise AssertionError("a stream ends with a Generation or an error")
+
+    async def stream(
+        self, request: GenerationRequest, timeout_s: float | None = None
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """A ``Step`` per step, then the ``Generation``."""
+        self.active += 1
+        try:
+            for event in self.transport.stream(request.model or self.transport.served.name, request, timeout_s or 0.0):
+                yield event
+                if self.gate is not None:
+                    await self.gate.wait()
+        finally:
+            self.active -= 1
 
 
 def _picture(parameters: ResolvedRequest, seed: int) -> bytes:

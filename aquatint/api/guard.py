@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -75,7 +76,15 @@ class BodyLimit:
                 raise self._error()
             return message
 
-        await self._app(scope, counted, send)
+        async def unless_too_large(message: Message) -> None:
+            # Frameworks turn a failed read into an answer of their own; this one takes its place.
+            if seen <= self._max_bytes:
+                await send(message)
+
+        with contextlib.suppress(TooLarge):
+            await self._app(scope, counted, unless_too_large)
+        if seen > self._max_bytes:
+            await error_response(self._error())(scope, receive, send)
 
     def _error(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._max_bytes} bytes")

@@ -19,8 +19,8 @@ from aquatint import request as requests
 from aquatint.api.auth import Caller, CallerOf
 from aquatint.api.disconnect import until_disconnected
 from aquatint.api.errors import error_body
-from aquatint.engine import Engine
-from aquatint.errors import InvalidRequest, ModelNotFound
+from aquatint.engine import Engine, find_model
+from aquatint.errors import InvalidRequest
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.picture import Format
 from aquatint.request import MAX_STEPS, GenerationRequest
@@ -102,7 +102,7 @@ def images_api(engine: Engine, caller: CallerOf, store: ImageStore | None = None
         """Draw; with ``stream`` as server-sent events."""
         if body.response_format == "url" and store is None:
             raise InvalidRequest("response_format: this server stores no images, ask for 'b64_json'")
-        info = await _model(engine, body.model)
+        info = await find_model(engine, body.model)
         wanted = body.as_request(info)
         if body.stream:
             events = engine.stream(wanted)
@@ -122,21 +122,13 @@ def images_api(engine: Engine, caller: CallerOf, store: ImageStore | None = None
     @router.get("/v1/models/{model}")
     async def model(model: str, _: Caller = Depends(caller)) -> dict[str, Any]:
         """OpenAI's description of a model, and KServe V1's in the same answer."""
-        info = await _model(engine, model)
+        info = await find_model(engine, model)
         return {**_listed(info), "name": info.name, "ready": await engine.is_ready(info.name)}
 
     return router
 
 
 _SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
-async def _model(engine: Engine, name: str | None) -> ModelInfo:
-    known = await engine.models()
-    for info in known:
-        if name in (None, info.name):
-            return info
-    raise ModelNotFound(f"no model {name!r} here; there is: {', '.join(info.name for info in known)}")
 
 
 def _listed(info: ModelInfo) -> dict[str, Any]:

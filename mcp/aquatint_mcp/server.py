@@ -1,0 +1,257 @@
+"""Tools, resources and prompts of the MCP server."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import mcp_types
+from fastmcp import Context, FastMCP
+from fastmcp.exceptions import ResourceError, ToolError
+from fastmcp.exceptions import ValidationError as ArgumentsError
+from fastmcp.resources import ResourceContent, ResourceResult
+from fastmcp.server.auth import AccessToken, TokenVerifier
+from fastmcp.server.dependencies import get_access_token
+from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
+from fastmcp.tools.base import ToolResult
+from fastmcp.utilities.tasks import TaskConfig
+from fastmcp_tasks import TasksExtension
+from mcp_types import ToolAnnotations
+from pydantic import BaseModel, Field, ValidationError
+
+from aquatint import errors
+from aquatint import request as requests
+from aquatint.api.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
+from aquatint.api.files import describe
+from aquatint.engine import Engine, find_model
+from aquatint.errors import AquatintError
+from aquatint.request import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_SEED, MAX_STEPS
+from aquatint.served_model import ModelInfo
+from aquatint.storage import ImageStore
+from aquatint_mcp.drawing import Drawing, DrawingResult, inline_picture, resource_link
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_INSTRUCTIONS = (
+    "Draws pictures with Stable Diffusion 3.5 on NVIDIA Triton. Call generate_image with a description of what should "
+    "be seen. The same seed and parameters give the same picture; to vary one keep its seed and change the prompt. "
+    "list_models tells the sizes and defaults of each model. Show the user the url or the image of the answer."
+)
+_POLL = timedelta(seconds=1)
+_GENERATES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
+_READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+_DELETES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+ImageId = Annotated[str, Field(description="The id that generate_image or list_images gave.")]
+
+
+class ImageListing(BaseModel):
+    """The answer of ``list_images``."""
+
+    images: list[dict[str, Any]]
+    next_cursor: str | None = None
+
+
+class ModelListing(BaseModel):
+    """The answer of ``list_models``; the first one is the default."""
+
+    models: list[ModelInfo]
+
+
+def build_server(
+    engine: Engine,
+    store: ImageStore,
+    inline_bytes: int = 256 << 10,
+    preview_every: int = 4,
+    authenticate: Authenticate | None = None,
+    limiter: RateLimiter | None = None,
+) -> FastMCP:
+    """The MCP server over an engine and an image store, with ``authenticate`` only for callers it knows."""
+    server: FastMCP = FastMCP(
+        "Aquatint",
+        instructions=_INSTRUCTIONS,
+        auth=_Verifier(authenticate) if authenticate is not None else None,
+        middleware=[_OwnErrors()],
+        mask_error_details=True,
+    )
+    server.add_extension(TasksExtension())
+    _add_drawing(server, engine, Drawing(engine, store, inline_bytes), preview_every, limiter)
+    _add_gallery(server, store, inline_bytes)
+    _add_prompts(server)
+    return server
+
+
+class _Verifier(TokenVerifier):
+    """Our check of bearer tokens as FastMCP wants it; FastMCP answers 401 itself."""
+
+    def __init__(self, authenticate: Authenticate) -> None:
+        super().__init__()
+        self._authenticate = authenticate
+
+    async def verify_token(self, token: str) -> AccessToken | None:
+        caller = await self._authenticate(token)
+        if caller is None:
+            return None
+        scopes = [ADMIN_SCOPE] if caller.is_admin else []
+        return AccessToken(token=token, client_id=caller.name, subject=caller.name, scopes=scopes)
+
+
+def _caller() -> Caller:
+    token = get_access_token()
+    return LOCAL_CALLER if token is None else Caller(token.client_id, ADMIN_SCOPE in token.scopes)
+
+
+class _OwnErrors(Middleware):
+    """Arguments that do not fit a tool's schema fail in the words of the error table, not in pydantic's."""
+
+    async def on_call_tool(
+        self,
+        context: MiddlewareContext[mcp_types.CallToolRequestParams],
+        call_next: CallNext[mcp_types.CallToolRequestParams, ToolResult],
+    ) -> ToolResult:
+        try:
+            return await call_next(context)
+        except ArgumentsError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ValidationError):
+                raise
+            raise ToolError(errors.to_wire(errors.from_validation(cause))) from None
+
+
+def _tool_errors(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Failures of a tool become MCP errors whose text is ``Name: message``."""
+
+    @functools.wraps(tool)
+    async def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await tool(*args, **kwargs)
+        # The border of the server: nothing unexpected may reach the client.
+        except Exception as error:
+            raise ToolError(errors.to_wire(errors.internal(error))) from None
+
+    return wrapped
+
+
+def _add_drawing(
+    server: FastMCP, engine: Engine, drawing: Drawing, preview_every: int, limiter: RateLimiter | None
+) -> None:
+    @server.tool(
+        annotations=_GENERATES,
+        output_schema=DrawingResult.model_json_schema(),
+        task=TaskConfig(mode="optional", poll_interval=_POLL),
+    )
+    @_tool_errors
+    async def generate_image(
+        ctx: Context,
+        prompt: Annotated[str, Field(description="What should be seen, 1 to 4096 bytes of UTF-8.")],
+        negative_prompt: Annotated[str, Field(description="What should not be seen.")] = "",
+        num_inference_steps: Annotated[
+            int | None, Field(ge=1, le=MAX_STEPS, description="Denoising steps; the model's own by default.")
+        ] = None,
+        guidance_scale: Annotated[
+            float | None,
+            Field(ge=0, le=MAX_GUIDANCE_SCALE, description="How closely to follow the prompt; 1 or less: not guided."),
+        ] = None,
+        width: Annotated[int | None, Field(ge=1, description="Pixels; see list_models.")] = None,
+        height: Annotated[int | None, Field(ge=1, description="Pixels; see list_models.")] = None,
+        seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Same seed, same picture.")] = None,
+        num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Image i uses seed + i.")] = 1,
+        model: Annotated[str | None, Field(description="One of list_models; the first by default.")] = None,
+    ) -> ToolResult:
+        """Draw pictures from a description. Answers with the picture, its url, its seed and all parameters."""
+        caller = _caller()
+        if limiter is not None:
+            await limiter(caller)
+        info = await find_model(engine, model)
+        steps = num_inference_steps or info.default_num_inference_steps
+        fields = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "width": width,
+            "height": height,
+            "seed": seed,
+            "num_images": num_images,
+            "model": info.name,
+            "preview_every": min(preview_every, steps),
+        }
+        return await drawing(requests.parse(fields), ctx, caller.name)
+
+    @server.tool(annotations=_READS)
+    @_tool_errors
+    async def list_models() -> ModelListing:
+        """The models that can draw, their sizes and their defaults."""
+        return ModelListing(models=await engine.models())
+
+
+def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
+    @server.tool(annotations=_READS)
+    @_tool_errors
+    async def list_images(
+        limit: Annotated[int, Field(ge=1, le=200)] = 20,
+        cursor: Annotated[str | None, Field(description="next_cursor of the page before.")] = None,
+        query: Annotated[str, Field(description="Words of the prompt.")] = "",
+    ) -> ImageListing:
+        """Your stored pictures, newest first."""
+        page = await store.page(_caller().sees, limit, cursor, query)
+        return ImageListing(images=[describe(store, image) for image in page.images], next_cursor=page.next_cursor)
+
+    @server.tool(annotations=_READS, output_schema={"type": "object", "additionalProperties": True})
+    @_tool_errors
+    async def get_image(image_id: ImageId) -> ToolResult:
+        """A stored picture and how it was made."""
+        image, data = await store.get(image_id)
+        content: list[mcp_types.ContentBlock] = [resource_link(image)]
+        if inline_bytes:
+            content.insert(0, inline_picture(data, inline_bytes))
+        return ToolResult(content=content, structured_content=describe(store, image))
+
+    @server.tool(annotations=_DELETES)
+    @_tool_errors
+    async def delete_image(image_id: ImageId) -> dict[str, str]:
+        """Delete one of your pictures for good."""
+        await store.delete(image_id, _caller().sees)
+        return {"deleted": image_id}
+
+    @server.resource("image://{image_id}", mime_type="image/png")
+    async def image(image_id: str) -> ResourceResult:
+        """The bytes of a stored picture."""
+        try:
+            stored, data = await store.get(image_id)
+        except AquatintError as error:
+            raise ResourceError(errors.to_wire(error)) from None
+        return ResourceResult([ResourceContent(data, mime_type=stored.media_type)])
+
+    @server.resource("gallery://images", mime_type="application/json")
+    async def gallery() -> dict[str, Any]:
+        """Your newest pictures."""
+        page = await store.page(_caller().sees)
+        return {"images": [describe(store, image) for image in page.images]}
+
+
+def _add_prompts(server: FastMCP) -> None:
+    @server.prompt
+    def draw(subject: str, style: str = "flat", background: str = "blue") -> str:
+        """Draw one subject plainly, in the words that the bundled mini model knows."""
+        return f"Call generate_image with the prompt: a {style} emoji of a {subject} on a {background} background"
+
+    @server.prompt
+    def variations(image_id: str, change: str) -> str:
+        """Keep a picture's composition and change one thing."""
+        return (
+            f"Call get_image for {image_id} and take its prompt, seed and size. Then call generate_image with the same "
+            f"seed and size and the prompt changed in this one respect: {change}. Show both pictures."
+        )
+
+    @server.prompt
+    def explore(idea: str, count: int = 4) -> str:
+        """Turn a vague idea into several pictures to choose from."""
+        return (
+            f"Write {count} short, concrete descriptions of pictures for this idea: {idea}. Name subject, style, "
+            f"colours and background in each. Call generate_image once for each with different seeds, show all "
+            f"pictures with their seeds, and ask which one to develop."
+        )

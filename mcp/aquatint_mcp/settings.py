@@ -1,0 +1,34 @@
+"""Settings of the MCP server itself; those of its parts are in ``aquatint.settings``."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class McpSettings(BaseSettings):
+    """What tools answer with, and the engine where the seed demo's variables name one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AQUATINT_MCP_", env_file=".env", extra="ignore", populate_by_name=True
+    )
+
+    inline_bytes: int = Field(default=256 << 10, ge=0)
+    preview_every: int = Field(default=4, ge=1)
+    runtime_url: str | None = Field(default=None, validation_alias=AliasChoices("runtime_url", "DIFFUSERS_RUNTIME_URL"))
+    runtime_model: str | None = Field(
+        default=None, validation_alias=AliasChoices("runtime_model", "DIFFUSERS_MODEL_ID")
+    )
+
+    def engine(self) -> dict[str, Any]:
+        """Overrides for ``connect_async``: the diffusers runtime over HTTP if it is named, else nothing."""
+        overrides: dict[str, Any] = {}
+        if self.runtime_url is not None:
+            parts = urlsplit(self.runtime_url if "//" in self.runtime_url else f"//{self.runtime_url}")
+            overrides |= {"url": parts.netloc, "protocol": "http"}
+        if self.runtime_model is not None:
+            overrides["model"] = self.runtime_model
+        return overrides

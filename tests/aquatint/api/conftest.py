@@ -1,0 +1,67 @@
+"""The whole HTTP API over the fake engine, on a real port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from aquatint import api
+from aquatint.api.auth import LOCAL_CALLER, RateLimiter, StaticTokens, caller_of
+from aquatint.api.guard import BodyLimit, HostOriginGuard
+from aquatint.storage import FileObjects, ImageStore
+from aquatint.testing import FakeEngine
+from tests.serving import served
+
+TOKENS = {"alice": "alice-token", "bob": "bob-token", "admin": "admin-token"}
+assert LOCAL_CALLER.is_admin
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKENS[name]}"}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(FileObjects(tmp_path), b"k" * 32, "http://public")
+
+
+@pytest.fixture
+def protected() -> bool:
+    """Whether tokens are needed; a test overrides it by parametrization."""
+    return False
+
+
+@pytest.fixture
+def app(engine: FakeEngine, store: ImageStore, protected: bool) -> FastAPI:
+    app = FastAPI()
+    api.install_error_handlers(app)
+    authenticate = StaticTokens(TOKENS) if protected else None
+    limited = caller_of(authenticate, RateLimiter("20/minute"))
+    app.include_router(api.images_api(engine, limited, store))
+    app.include_router(api.predict_v1(engine, limited))
+    app.include_router(api.image_files(store, caller_of(authenticate, None)))
+    app.include_router(api.health({"store": store.check}))
+    app.add_middleware(BodyLimit, max_bytes=10_000)
+    app.add_middleware(HostOriginGuard, hosts=["public"], origins=["https://chat.example"])
+    return app
+
+
+@pytest.fixture
+async def url(app: FastAPI) -> AsyncIterator[str]:
+    async with served(app) as base_url:
+        yield base_url
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url) as client:
+        yield client

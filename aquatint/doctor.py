@@ -34,6 +34,8 @@ def examine() -> Iterator[Finding]:
         ("export", "diffusers", "export"),
         ("export", "onnxscript", "export"),
         ("pipelines", "accelerate", "pipelines"),
+        ("MCP server", "fastmcp", "mcp"),
+        ("images in S3", "boto3", "mcp"),
     ):
         yield _module(part, module, extra)
     yield _gpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -9,11 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
+from tests.e2e.conftest import eventually
 
 README = (ROOT / "README.md").read_text()
 
@@ -41,14 +44,26 @@ def test_commands_run(mini_repository: Path) -> None:
     wanted = [line for line in commands if re.match(r"\.venv/bin/aquatint (generate|models|doctor)|curl", line)]
     assert len(wanted) >= 5
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with TritonServer(mini_repository, ServerSettings()):
+    mcp = subprocess.Popen([Path(sys.executable).parent / "aquatint-mcp"], cwd=ROOT, env=environment)
+    with TritonServer(mini_repository, ServerSettings()), contextlib.ExitStack() as stack:
+        stack.callback(mcp.wait)
+        stack.callback(mcp.terminate)
+        assert eventually(lambda: _is_ready("http://127.0.0.1:8080/health/ready"), within_s=60.0)
         for line in wanted:
             command = shlex.split(line.replace(".venv/bin/", ""))
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         for example in blocks("python"):
             subprocess.run([sys.executable, "-c", example], cwd=ROOT, env=environment, check=True)
-    assert (ROOT / "build" / "lemon.png").is_file()
+    for picture in ("lemon", "fox"):
+        assert (ROOT / "build" / f"{picture}.png").is_file()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.e2e

@@ -29,7 +29,7 @@ class S3Objects:
     def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, tries: int = _TRIES) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._client = boto3.client(
+        self._client = boto3.Session().client(
             "s3",
             endpoint_url=endpoint_url,
             config=Config(
@@ -89,9 +89,9 @@ class S3Objects:
         return url
 
     def check(self) -> None:
-        """The bucket must exist and be ours to use."""
+        """The bucket must exist and be ours to use. A listing, because not every server checks who asks a HEAD."""
         try:
-            self._client.head_bucket(Bucket=self._bucket)
+            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:
             raise _unavailable(error) from error
 

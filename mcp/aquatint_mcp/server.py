@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from importlib import metadata
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import mcp_types
@@ -73,6 +74,7 @@ def build_server(
     server: FastMCP = FastMCP(
         "Aquatint",
         instructions=_INSTRUCTIONS,
+        version=metadata.version("aquatint"),
         auth=_Verifier(authenticate) if authenticate is not None else None,
         middleware=[_OwnErrors()],
         mask_error_details=True,

@@ -1,0 +1,245 @@
+"""The MCP server and the images API as users run them: a process of its own in front of the real Triton."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fastmcp import Client as McpClient
+from fastmcp.client.transports import StdioTransport
+from PIL import Image
+
+from aquatint import png
+from aquatint.client import Client
+from aquatint.server import TritonServer
+from tests.conftest import ROOT
+from tests.e2e.conftest import Metrics, eventually
+from tests.e2e.test_fronts import FOX, pixels
+from tests.seaweed import free_ports
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+NODE = ROOT / "tests" / "mcp_server" / "node"
+CONFORMANCE = (
+    "server-initialize",
+    "ping",
+    "logging-set-level",
+    "tools-list",
+    "resources-list",
+    "prompts-list",
+    "server-sse-multiple-streams",
+    "dns-rebinding-protection",
+)
+
+
+@dataclass
+class McpServer:
+    """``aquatint-mcp`` on a free port."""
+
+    url: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([BIN / "aquatint-mcp"], env=self.environment)
+        assert eventually(self.is_ready, within_s=60.0)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=30)
+
+
+def environment(server: TritonServer, folder: Path, **more: str) -> dict[str, str]:
+    """What ``aquatint-mcp`` is started with; ``PATH`` begins with the Python and Node of the virtual environment."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "AQUATINT_URL": server.grpc_url,
+        "IMAGE_OUTPUT_PATH": str(folder),
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def mcp(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpServer]:
+    (port,) = free_ports(1)
+    running = McpServer(
+        f"http://127.0.0.1:{port}",
+        environment(server, tmp_path_factory.mktemp("images"), PORT=str(port), AQUATINT_RATE_LIMIT="1000/minute"),
+    )
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def fox(grpc_client: Client) -> bytes:
+    """The picture that the gRPC client gets for the same request."""
+    return grpc_client.generate(FOX).images[0].png
+
+
+@pytest.mark.parametrize(("version", "protocol"), [("v1", "2025-11-25"), ("v2", "2026-07-28")])
+def test_typescript_clients(mcp: McpServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
+    """The official TypeScript SDKs draw with live progress and previews, and cancel a drawing mid-way."""
+    cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
+    command = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
+    done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["protocol"] == protocol
+    assert [event["progress"] for event in seen["progress"]] == list(range(1, 29))
+    previews = [event["_meta"]["aquatint/preview"]["step"] for event in seen["progress"] if "_meta" in event]
+    assert previews == [4, 8, 12, 16, 20, 24, 28]
+    image = next(block for block in seen["drawn"]["content"] if block["type"] == "image")
+    assert base64.b64decode(image["data"]) == fox
+    assert httpx.get(seen["drawn"]["structuredContent"]["images"][0]["url"]).content == fox
+    assert 3 <= seen["cancelledAt"] < 150
+    assert "enough" in seen["outcome"]
+    assert seen["refused"]["isError"]
+    assert eventually(lambda: metrics("aquatint_requests_total", outcome="Cancelled") == cancelled + 1)
+
+
+def test_openai_client(mcp: McpServer, metrics: Metrics, fox: bytes) -> None:
+    """The official client draws, streams partial images, and stops the denoiser by closing a stream."""
+    with openai.OpenAI(base_url=f"{mcp.url}/v1", api_key="none") as client:
+        seed = {"seed": FOX.seed}
+        answer = client.images.generate(prompt=FOX.prompt, extra_body=seed)
+        assert answer.data is not None
+        assert base64.b64decode(answer.data[0].b64_json or "") == fox
+
+        *partial, completed = client.images.generate(prompt=FOX.prompt, stream=True, partial_images=3, extra_body=seed)
+        assert [event.type for event in partial] == ["image_generation.partial_image"] * 3
+        assert base64.b64decode(completed.b64_json) == fox
+
+        cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
+        long = {"steps": 150}
+        with client.images.generate(
+            prompt="x", n=4, stream=True, partial_images=3, extra_body=long, size="128x128"
+        ) as events:
+            assert next(iter(events)).type == "image_generation.partial_image"
+        assert eventually(lambda: metrics("aquatint_requests_total", outcome="Cancelled") == cancelled + 1)
+
+        with pytest.raises(openai.BadRequestError, match="width: must be a multiple of 16 from 16 to 128"):
+            client.images.generate(prompt="x", size="1024x1024")
+
+
+def test_the_seed_demos_request(mcp: McpServer, fox: bytes) -> None:
+    body = {"instances": [{"prompt": FOX.prompt, "num_inference_steps": 28, "guidance_scale": 4.5, "seed": FOX.seed}]}
+    (prediction,) = httpx.post(f"{mcp.url}/v1/models/mini:predict", json=body, timeout=60.0).json()["predictions"]
+    assert prediction["image"]["format"] == "PNG"
+    assert base64.b64decode(prediction["image"]["b64"]) == fox
+
+
+@pytest.mark.parametrize("scenario", CONFORMANCE)
+def test_conformance(mcp: McpServer, scenario: str, tmp_path: Path) -> None:
+    """The scenarios of the MCP conformance suite that need no special tools of the server."""
+    program = NODE / "node_modules" / ".bin" / "conformance"
+    command = [program, "server", "--url", f"{mcp.url}/mcp", "--scenario", scenario, "--output-dir", tmp_path]
+    done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_inspector(mcp: McpServer) -> None:
+    """The MCP inspector's command line."""
+    program = NODE / "node_modules" / ".bin" / "mcp-inspector"
+
+    def inspect(*arguments: str) -> Any:
+        command = [program, "--cli", f"{mcp.url}/mcp", "--transport", "http", *arguments]
+        done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    assert len(inspect("--method", "tools/list")["tools"]) == 5
+    call = ("--method", "tools/call", "--tool-name", "generate_image", "--tool-arg", f"prompt={FOX.prompt}")
+    content = inspect(*call)["content"]
+    assert Image.open(io.BytesIO(base64.b64decode(content[1]["data"]))).size == (64, 64)
+
+
+async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
+    transport = StdioTransport(str(BIN / "aquatint-mcp"), ["--transport", "stdio"], env=environment(server, tmp_path))
+    async with McpClient(transport) as client:
+        result = await client.call_tool("generate_image", {"prompt": FOX.prompt, "seed": FOX.seed})
+    assert base64.b64decode(result.content[1].data) == fox
+
+
+def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: Path) -> None:
+    """Killed amid drawing and storing, again and again; what it lists afterwards is whole."""
+    (port,) = free_ports(1)
+    mcp = McpServer(f"http://127.0.0.1:{port}", environment(server, tmp_path, PORT=str(port)))
+    body = {"prompt": FOX.prompt, "steps": 1, "n": 10, "response_format": "url"}
+    try:
+        for delay_s in (0.03, 0.06, 0.1, 0.15):
+            mcp.start()
+            with httpx.Client(base_url=mcp.url, timeout=30.0) as client:
+                assert client.post("/v1/images/generations", json=body).status_code == 200
+                with contextlib.suppress(httpx.TimeoutException):
+                    client.post("/v1/images/generations", json=body, timeout=delay_s)
+            mcp.stop(signal.SIGKILL)
+        mcp.start()
+        listed = httpx.get(f"{mcp.url}/images?limit=200").json()["images"]
+        assert len(listed) >= 40
+        for entry in listed:
+            data = httpx.get(entry["url"]).content
+            assert len(data) == entry["size"]
+            assert pixels(data).shape == (64, 64, 3)
+            assert png.read_parameters(data)["prompt"] == FOX.prompt
+    finally:
+        mcp.stop()
+
+
+def test_strangers_are_kept_out(server: TritonServer, tmp_path: Path) -> None:
+    """With tokens set nothing but health and known ids is open, and no secret is logged."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    settings = environment(server, tmp_path, PORT=str(port), AQUATINT_TOKENS='{"alice": "s3cret-token"}')
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([BIN / "aquatint-mcp"], env=settings, stdout=log, stderr=log)
+        try:
+            assert eventually(McpServer(url, settings).is_ready, within_s=60.0)
+            initialize = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+            accept = {"Accept": "application/json, text/event-stream"}
+            assert httpx.post(f"{url}/mcp", json=initialize, headers=accept).status_code == 401
+            assert httpx.get(f"{url}/images").status_code == 401
+            good = {"Authorization": "Bearer s3cret-token"}
+            assert httpx.get(f"{url}/images", headers=good).status_code == 200
+            assert httpx.get(f"{url}/images", headers={"Authorization": "Bearer s3cret-tokem"}).status_code == 401
+        finally:
+            process.terminate()
+            process.wait()
+    assert "s3cret" not in (tmp_path / "log").read_text()
+
+
+def test_it_says_why_it_does_not_start(server: TritonServer, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BIN / "aquatint-mcp"],
+        env=environment(server, tmp_path, HOST="0.0.0.0"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "AQUATINT_TOKENS" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -54,7 +54,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
-	$(BIN)/pip install -q -e ".[triton,export,mcp,pipelines,dev]"
+	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,pipelines,dev]"
 	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
 

@@ -48,6 +48,13 @@ class Target(StrEnum):
     NGC = "ngc"
 
 
+class ExportEngine(StrEnum):
+    """What will run the exported model."""
+
+    ONNX = "onnx"
+    DIFFUSERS = "diffusers"
+
+
 class Dtype(StrEnum):
     """Precision of exported weights."""
 
@@ -158,14 +165,22 @@ def export(
     target: Annotated[Target, typer.Option(help="embedded: our onnx backend; ngc: Triton's own.")] = Target.EMBEDDED,
     dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.FP32,
     max_batch_size: Annotated[int, typer.Option(min=2, help="Most rows of one denoiser batch.")] = 32,
+    engine: Annotated[
+        ExportEngine, typer.Option(help="onnx; diffusers: any pipeline as it is, one picture at a time.")
+    ] = ExportEngine.ONNX,
 ) -> None:
-    """Export a checkpoint to ONNX and publish a Triton model repository, if it passes the parity gate."""
+    """Export a checkpoint and publish a Triton model repository, if it passes the parity gate."""
     try:
-        from aquatint_export import export_checkpoint  # noqa: PLC0415 - needs torch, which only this command uses
+        # Needs torch, which only this command uses.
+        from aquatint_export import export_checkpoint, publish_pipeline  # noqa: PLC0415
     except ImportError as error:
         _err.print(f"export needs more packages ({error.name}): pip install 'aquatint[export]'")
         raise typer.Exit(1) from None
     with _clean_errors(), _err.status("starting") as status:
+        if engine is ExportEngine.DIFFUSERS:
+            publish_pipeline(checkpoint, out, name, status.update)
+            _out.print(f"{out}  drawn by diffusers itself, no parity to check", soft_wrap=True)
+            return
         written = export_checkpoint(checkpoint, out, name, target.value, dtype.value, max_batch_size, status.update)
     parity = written.parity
     worst = max(parity["components"].values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from aquatint.request import ResolvedRequest
 
@@ -36,3 +37,22 @@ class Step:
 
 
 StreamEvent = Step | Generation
+
+
+def progress_info(step: int, total_steps: int) -> dict[str, Any]:
+    """The ``info`` of a progress answer, as every server of ours sends it."""
+    return {"type": "progress", "step": step, "total_steps": total_steps}
+
+
+def completed_info(
+    parameters: ResolvedRequest, dropped_tokens: int, timings: dict[str, float], batch: dict[str, float]
+) -> dict[str, Any]:
+    """The ``info`` of a finished answer, as every server of ours sends it."""
+    return {
+        "type": "completed",
+        "parameters": parameters.model_dump(),
+        "seeds": parameters.seeds,
+        "dropped_tokens": dropped_tokens,
+        "timings": timings,
+        "batch": batch,
+    }

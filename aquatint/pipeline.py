@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from aquatint.errors import EngineUnavailable
 from aquatint.noise import randn
+from aquatint.preview import preview
 from aquatint.prompt import Conditioning, EncoderOutput, PromptTokenizer, assemble
 from aquatint.request import ResolvedRequest
 from aquatint.scheduler import FlowMatchEulerScheduler, euler_step, guide
-from aquatint.served_model import ServedModel
+from aquatint.served_model import ModelInfo, ServedModel
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -32,6 +33,26 @@ class ComponentRunner(Protocol):
 
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         """Run ``component`` on a batch. Raises ``AquatintError``."""
+
+
+class Drawer(Protocol):
+    """Draws whole requests step by step: ``Pipeline``, or anything that cannot be run component by component."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What callers may know of the model."""
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Prompts found encoded and prompts encoded so far."""
+
+    def run(
+        self, request: ResolvedRequest, checkpoint: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
+        """Yield ``Progress`` after every step and the ``GenerationResult`` last.
+
+        ``checkpoint`` is called again and again; what it raises ends the run. So does closing the generator.
+        """
 
 
 @dataclass(frozen=True)
@@ -91,9 +112,11 @@ class Pipeline:
         self.cache = EncodingCache(cache_bytes)
         self._tokenize = PromptTokenizer(folder, served.text_encoders)
         self._run = runner
-        self._preview_factors = np.array(served.preview_factors, np.float32)
+        self._preview_factors = np.array(served.preview_factors)
 
-    def run(self, request: ResolvedRequest, checkpoint: Callable[[], None] = lambda: None) -> Iterator[Event]:
+    def run(
+        self, request: ResolvedRequest, checkpoint: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
         """Draw the pictures, yielding ``Progress`` after every step and the ``GenerationResult`` last.
 
         ``checkpoint`` is called before every stage and step; what it raises (``Cancelled``, ``DeadlineExceeded``) ends
@@ -120,9 +143,9 @@ class Pipeline:
                 unconditional, conditional = np.split(velocity, 2)
                 velocity = guide(unconditional, conditional, request.guidance_scale)
             wanted = request.preview_every and (index + 1) % request.preview_every == 0
-            preview = self.preview(latents - sigmas[index] * velocity) if wanted else None
+            shown = preview(latents - sigmas[index] * velocity, self._preview_factors) if wanted else None
             latents = euler_step(latents, velocity, sigmas[index], sigmas[index + 1])
-            yield Progress(index + 1, request.num_inference_steps, preview)
+            yield Progress(index + 1, request.num_inference_steps, shown)
         denoised = time.perf_counter()
 
         checkpoint()
@@ -135,6 +158,16 @@ class Pipeline:
             "total_s": done - started,
         }
         yield GenerationResult(images, request, positive.dropped_tokens, timings, {"rows": float(len(conditionings))})
+
+    @property
+    def info(self) -> ModelInfo:
+        """What callers may know of the model."""
+        return self.served.info()
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Prompts found encoded and prompts encoded so far."""
+        return self.cache.hits, self.cache.misses
 
     def encode(self, prompt: str) -> Conditioning:
         """Run every present text encoder on ``prompt``, or take the cached result."""
@@ -165,12 +198,8 @@ class Pipeline:
         if not np.isfinite(sample).all():
             raise EngineUnavailable("the engine returned values that are not finite")
         pixels = np.clip(sample * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
-        return _to_uint8(pixels * np.float32(255.0)).transpose(0, 2, 3, 1)
-
-    def preview(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """A linear guess of the pictures, UINT8 ``(n, h, w, 3)`` at latent resolution."""
-        rgb = np.einsum("nchw,cr->nhwr", latents, self._preview_factors[:-1]) + self._preview_factors[-1]
-        return _to_uint8(np.clip(rgb, 0.0, 1.0) * np.float32(255.0))
+        images: NDArray[np.uint8] = np.rint(pixels * np.float32(255.0)).astype(np.uint8)
+        return images.transpose(0, 2, 3, 1)
 
     def _encode(self, prompt: str) -> Conditioning:
         outputs, dropped = {}, 0
@@ -197,8 +226,3 @@ class Pipeline:
 
     def _image_seq_len(self, shape: tuple[int, int, int]) -> int:
         return (shape[1] // self.served.patch_size) * (shape[2] // self.served.patch_size)
-
-
-def _to_uint8(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    rounded: NDArray[np.uint8] = np.rint(values).astype(np.uint8)
-    return rounded

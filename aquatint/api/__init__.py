@@ -8,5 +8,6 @@ from aquatint.api.files import image_files
 from aquatint.api.health import health
 from aquatint.api.images_api import images_api
 from aquatint.api.predict import predict_v1
+from aquatint.api.triton_http import triton_http
 
-__all__ = ["health", "image_files", "images_api", "install_error_handlers", "predict_v1"]
+__all__ = ["health", "image_files", "images_api", "install_error_handlers", "predict_v1", "triton_http"]

@@ -1,36 +1,46 @@
-"""Stop working for a client that went away."""
+"""Stop working for a client that went away: plain ASGI middleware."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+import contextlib
+from collections.abc import Sequence
 
-from fastapi import Request
-
-from aquatint.errors import Cancelled
-
-T = TypeVar("T")
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-async def until_disconnected(request: Request, work: Awaitable[T]) -> T:
-    """The result of ``work``, which is cancelled when the client disconnects. Raises ``Cancelled`` then.
+class CancelOnDisconnect:
+    """Cancels the handling of a request under ``prefixes`` when its client disconnects.
 
-    The request's body must have been read before.
+    Frameworks only notice a disconnect while they stream an answer; a drawing takes its time before there is one.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Cancelled("the client went away")
-        return task.result()
-    finally:
-        for pending in (task, gone):
-            pending.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
+    def __init__(self, app: ASGIApp, prefixes: Sequence[str]) -> None:
+        self._app = app
+        self._prefixes = tuple(prefixes)
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and watch its connection."""
+        if scope["type"] != "http" or not scope["path"].startswith(self._prefixes):
+            await self._app(scope, receive, send)
+            return
+        messages: asyncio.Queue[Message] = asyncio.Queue(maxsize=1)
+        handling = asyncio.ensure_future(self._app(scope, messages.get, send))
+
+        async def pump() -> None:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    handling.cancel()
+                    return
+                await messages.put(message)
+
+        watching = asyncio.ensure_future(pump())
+        try:
+            # A cancelled handler has nobody to answer.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(handling)
+        finally:
+            watching.cancel()
+            handling.cancel()
+            await asyncio.gather(watching, handling, return_exceptions=True)

@@ -48,11 +48,17 @@ def error_response(error: AquatintError) -> JSONResponse:
     return JSONResponse(error_body(error), errors.mapping(error).http, headers)
 
 
+async def _answer(_: Request, error: Exception) -> JSONResponse:
+    return error_response(errors.internal(error))
+
+
+def add_error_handler(app: FastAPI) -> None:
+    """Have our own errors answered by ``error_response``, and leave the others to ``app``."""
+    app.add_exception_handler(AquatintError, _answer)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Have every failure of ``app`` answered by ``error_response``."""
-
-    async def ours(_: Request, error: Exception) -> JSONResponse:
-        return error_response(errors.internal(error))
 
     async def wrong_body(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -70,7 +76,7 @@ def install_error_handlers(app: FastAPI) -> None:
         }
         return JSONResponse(body, error.status_code, error.headers)
 
-    app.add_exception_handler(AquatintError, ours)
+    add_error_handler(app)
     app.add_exception_handler(RequestValidationError, wrong_body)
     app.add_exception_handler(HTTPException, wrong_path)
-    app.add_exception_handler(Exception, ours)
+    app.add_exception_handler(Exception, _answer)

@@ -10,14 +10,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from aquatint import errors, picture
 from aquatint import request as requests
 from aquatint.api.auth import Caller, CallerOf
-from aquatint.api.disconnect import until_disconnected
 from aquatint.api.errors import error_body
 from aquatint.engine import Engine, find_model
 from aquatint.errors import InvalidRequest
@@ -96,9 +95,7 @@ def images_api(engine: Engine, caller: CallerOf, store: ImageStore | None = None
     router = APIRouter(tags=["images API"])
 
     @router.post("/v1/images/generations", response_model=None)
-    async def generations(
-        body: ImagesBody, request: Request, who: Caller = Depends(caller)
-    ) -> dict[str, Any] | StreamingResponse:
+    async def generations(body: ImagesBody, who: Caller = Depends(caller)) -> dict[str, Any] | StreamingResponse:
         """Draw; with ``stream`` as server-sent events."""
         if body.response_format == "url" and store is None:
             raise InvalidRequest("response_format: this server stores no images, ask for 'b64_json'")
@@ -107,10 +104,10 @@ def images_api(engine: Engine, caller: CallerOf, store: ImageStore | None = None
         if body.stream:
             events = engine.stream(wanted)
             # The first event is awaited here, so that a refused request is answered with its status.
-            first = await until_disconnected(request, anext(events))
+            first = await anext(events)
             sse = _server_sent(body, info, wanted, first, events)
             return StreamingResponse(sse, media_type="text/event-stream", headers=_SSE_HEADERS)
-        generation = await until_disconnected(request, engine.generate(wanted))
+        generation = await engine.generate(wanted)
         return await _answer(body, generation, store, who)
 
     @router.get("/v1/models")

@@ -6,12 +6,11 @@ import asyncio
 import base64
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from aquatint import request as requests
 from aquatint.api.auth import Caller, CallerOf
-from aquatint.api.disconnect import until_disconnected
 from aquatint.engine import Engine
 from aquatint.errors import InvalidRequest
 from aquatint.generation import Generation
@@ -58,12 +57,10 @@ def predict_v1(engine: Engine, caller: CallerOf) -> APIRouter:
     router = APIRouter(tags=["KServe V1"])
 
     @router.post("/v1/models/{model}:predict")
-    async def predict(
-        model: str, body: PredictBody, request: Request, _: Caller = Depends(caller)
-    ) -> dict[str, list[dict[str, Any]]]:
+    async def predict(model: str, body: PredictBody, _: Caller = Depends(caller)) -> dict[str, list[dict[str, Any]]]:
         """Draw every instance."""
         wanted = parse_instances(body.instances, model)
-        generations = await until_disconnected(request, _draw_all(engine, wanted))
+        generations = await _draw_all(engine, wanted)
         return {"predictions": [entry for drawn in generations for entry in predictions(model, drawn)]}
 
     return router

@@ -18,18 +18,8 @@ from aquatint.errors import AquatintError
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
 from aquatint.request import GenerationRequest, ResolvedRequest
 from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
+from aquatint.tensors import FIELD_TYPES
 
-_DTYPES: dict[str, tuple[str, Any]] = {
-    "prompt": ("BYTES", np.object_),
-    "negative_prompt": ("BYTES", np.object_),
-    "num_inference_steps": ("INT32", np.int32),
-    "guidance_scale": ("FP32", np.float32),
-    "width": ("INT32", np.int32),
-    "height": ("INT32", np.int32),
-    "seed": ("INT64", np.int64),
-    "num_images": ("INT32", np.int32),
-    "preview_every": ("INT32", np.int32),
-}
 _STATUS_ERRORS: dict[str, type[AquatintError]] = {
     "StatusCode.INVALID_ARGUMENT": errors.InvalidRequest,
     "StatusCode.NOT_FOUND": errors.ModelNotFound,
@@ -71,9 +61,9 @@ def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
     """Fields as tensors of shape ``(1,)``."""
     inputs = []
     for name, value in fields.items():
-        datatype, dtype = _DTYPES[name]
-        tensor = InferInput(name, [1], datatype)
-        tensor.set_data_from_numpy(np.array([value.encode() if isinstance(value, str) else value], dtype))
+        tensor = InferInput(name, [1], FIELD_TYPES[name].datatype)
+        data = [value.encode() if isinstance(value, str) else value]
+        tensor.set_data_from_numpy(np.array(data, FIELD_TYPES[name].numpy))
         inputs.append(tensor)
     return inputs
 

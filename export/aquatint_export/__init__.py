@@ -1,6 +1,7 @@
 """Checkpoint to ONNX to a Triton model repository, behind a parity gate. Knows nothing about serving."""
 
+from aquatint_export.byol import publish_pipeline
 from aquatint_export.repository import export_checkpoint
 from aquatint_export.triton_config import TARGETS, Target
 
-__all__ = ["TARGETS", "Target", "export_checkpoint"]
+__all__ = ["TARGETS", "Target", "export_checkpoint", "publish_pipeline"]

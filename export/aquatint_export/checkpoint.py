@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import yaml
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
-from pydantic import BaseModel, ConfigDict, ValidationError
+from numpy.typing import NDArray
 
+from aquatint import checkpoint_info
+from aquatint.checkpoint_info import Defaults
 from aquatint.errors import BundleRejected
 from aquatint.scheduler import FlowMatchEulerScheduler
 from aquatint.served_model import ServedModel, TextEncoder
@@ -26,16 +27,6 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # diffusers' own default for ``max_sequence_length``.
 _MAX_T5_TOKENS = 256
 _CLIP_TOKENS = 77
-DEFAULTS_FILE = "aquatint.json"
-
-
-class Defaults(BaseModel):
-    """The model's own sampling defaults, from ``aquatint.json`` in the checkpoint when it has one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    num_inference_steps: int = 28
-    guidance_scale: float = 4.5
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,14 @@ class Checkpoint:
             scheduler=_plain(self.pipeline.scheduler.config),
             preview_factors=preview_factors,
         )
+
+    @torch.no_grad()
+    def encode_picture(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pictures ``(n, 3, height, width)`` in -1..1 to the latents the transformer sees."""
+        vae = self.pipeline.vae
+        latents = vae.encode(torch.from_numpy(pictures)).latent_dist.mode()
+        scaled: NDArray[np.float32] = ((latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor).numpy()
+        return scaled
 
     def text_encoders(self) -> list[TextEncoder]:
         """All three text encoders; an absent one keeps its place with the size the transformer expects of it."""
@@ -124,10 +123,7 @@ def load(source: str) -> Checkpoint:
     folder = Path(source)
     if not folder.is_dir():
         folder = Path(snapshot_download(source, ignore_patterns=list(_PICKLES)))
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise BundleRejected("this folder has no model_index.json: it is not a diffusers checkpoint")
-    listed = json.loads(index.read_text())
+    listed = checkpoint_info.model_index(folder)
     name = listed.get("_class_name")
     if name != "StableDiffusion3Pipeline":
         raise BundleRejected(f"only StableDiffusion3Pipeline checkpoints can be exported, this is {name}")
@@ -144,7 +140,10 @@ def load(source: str) -> Checkpoint:
             component.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
     return Checkpoint(
-        pipeline, Path(source).name if Path(source).is_dir() else source, _licence(folder), _defaults(folder)
+        pipeline,
+        Path(source).name if Path(source).is_dir() else source,
+        checkpoint_info.licence(folder),
+        checkpoint_info.defaults(folder, source),
     )
 
 
@@ -159,23 +158,6 @@ def _check_scheduler(pipeline: StableDiffusion3Pipeline) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def _licence(folder: Path) -> str:
-    """The licence named in the model card's front matter."""
-    card = folder / "README.md"
-    if card.is_file() and card.read_text().startswith("---\n"):
-        front_matter = yaml.safe_load(card.read_text().split("---\n")[1])
-        return str(front_matter.get("license", "unknown"))
-    return "unknown"
-
-
-def _defaults(folder: Path) -> Defaults:
-    path = folder / DEFAULTS_FILE
-    try:
-        return Defaults.model_validate_json(path.read_bytes()) if path.is_file() else Defaults()
-    except ValidationError as error:
-        raise BundleRejected(f"{DEFAULTS_FILE} is not valid: {_first_line(error)}") from error
 
 
 def _plain(config: Any) -> dict[str, Any]:

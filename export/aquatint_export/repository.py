@@ -15,14 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from aquatint import manifest as manifests
 from aquatint import served_model
-from aquatint.errors import BundleRejected
 from aquatint.pipeline import Pipeline
+from aquatint.preview import fit_preview_factors
 from aquatint.served_model import ServedModel
 from aquatint_export import checkpoint as checkpoints
 from aquatint_export import onnx_export, parity, triton_config
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, Port, components
-from aquatint_export.preview import fit_preview_factors
+from aquatint_export.publish import check_replaceable, publish
 from aquatint_export.runner import OnnxRunner
 from aquatint_export.triton_config import Target
 
@@ -45,7 +45,7 @@ def export_checkpoint(
     ``progress`` is told the name of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out``
     holds something else, or parity fails; ``out`` is then as it was.
     """
-    _check_replaceable(out)
+    check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     progress("load the checkpoint")
     checkpoint = checkpoints.load(source)
@@ -53,19 +53,8 @@ def export_checkpoint(
         staging = Path(scratch) / "repository"
         manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress)
         progress("publish")
-        _publish(staging, out, Path(scratch))
+        publish(manifest, staging, out, Path(scratch))
     return manifest
-
-
-def _check_replaceable(out: Path) -> None:
-    if out.exists() and not (out / manifests.FILE_NAME).is_file() and any(out.iterdir()):
-        raise BundleRejected(f"{out.name} exists and is no model repository of ours; choose another folder")
-
-
-def _publish(staging: Path, out: Path, scratch: Path) -> None:
-    if out.exists():
-        out.rename(scratch / "previous")
-    staging.rename(out)
 
 
 def _build(
@@ -78,7 +67,7 @@ def _build(
     progress: Callable[[str], None],
 ) -> manifests.Manifest:
     progress("fit previews")
-    factors = fit_preview_factors(checkpoint.pipeline.vae, checkpoint.pipeline.vae_scale_factor)
+    factors = fit_preview_factors(checkpoint.encode_picture, checkpoint.pipeline.vae_scale_factor).tolist()
     served = checkpoint.served_model(name, max_batch_size, factors)
     _write_fronts(checkpoint, served, staging)
 
@@ -98,7 +87,7 @@ def _build(
     expected = parity.reference_pictures(checkpoint, pipeline)
     report = parity.run_gate(checkpoint, parts, references, pipeline, runner, expected, dtype)
 
-    manifest = manifests.Manifest(
+    return manifests.Manifest(
         model=name,
         source=checkpoint.source,
         licence=checkpoint.licence,
@@ -109,8 +98,6 @@ def _build(
         tools={tool: metadata.version(tool) for tool in _TOOLS},
         files=manifests.digest_tree(staging),
     )
-    (staging / manifests.FILE_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
-    return manifest
 
 
 def _cast(component: Component, dtype: str) -> Component:

@@ -52,6 +52,15 @@ def front_config(source: str, info: ModelInfo, name: str) -> str:
     return text
 
 
+def byol_config(front: str, checkpoint: str) -> str:
+    """A stream front's configuration, drawing with the ``diffusers`` backend from ``checkpoint``."""
+    config = parse_config(front)
+    config.backend = "diffusers"
+    config.parameters["checkpoint"].string_value = checkpoint
+    text: str = text_format.MessageToString(config)
+    return text
+
+
 def _tensor(message: type, port: Port) -> object:
     # A batched scalar is written [1] with a reshape to []: Triton has no empty dims.
     dims = [-1 if isinstance(axis, str) else axis for axis in port.shape]

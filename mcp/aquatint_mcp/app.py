@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from aquatint import api
 from aquatint.api.auth import RateLimiter, authenticator, caller_of
+from aquatint.api.disconnect import CancelOnDisconnect
 from aquatint.api.guard import BodyLimit, HostOriginGuard
 from aquatint.engine import Engine
 from aquatint.errors import AquatintError, EngineUnavailable
@@ -55,6 +56,7 @@ def create_app(
     app.include_router(api.image_files(store, free))
     app.include_router(api.health({"engine": engine_ready, "store": store.check}))
     app.mount("/", mcp_app)
+    app.add_middleware(CancelOnDisconnect, prefixes=["/v1/"])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if settings.cors_origins:
         app.add_middleware(

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from aquatint import api
 from aquatint.api.auth import LOCAL_CALLER, RateLimiter, StaticTokens, caller_of
+from aquatint.api.disconnect import CancelOnDisconnect
 from aquatint.api.guard import BodyLimit, HostOriginGuard
 from aquatint.storage import FileObjects, ImageStore
 from aquatint.testing import FakeEngine
@@ -50,6 +51,7 @@ def app(engine: FakeEngine, store: ImageStore, protected: bool) -> FastAPI:
     app.include_router(api.predict_v1(engine, limited))
     app.include_router(api.image_files(store, caller_of(authenticate, None)))
     app.include_router(api.health({"store": store.check}))
+    app.add_middleware(CancelOnDisconnect, prefixes=["/v1/"])
     app.add_middleware(BodyLimit, max_bytes=10_000)
     app.add_middleware(HostOriginGuard, hosts=["public"], origins=["https://chat.example"])
     return app

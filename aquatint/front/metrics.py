@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import triton_python_backend_utils as pb_utils
 
-from aquatint.pipeline import EncodingCache, GenerationResult
+from aquatint.pipeline import GenerationResult
 
 _STAGES = ("queue", "encode", "denoise", "decode")
 
@@ -33,10 +33,10 @@ class FrontMetrics:
         self._updates.put(lambda: self._add("aquatint_steps_total", "Denoising steps of pictures", images))
         self._updates.put(lambda: self._set("aquatint_requests_in_flight", "Requests running or queued", in_flight))
 
-    def finished(self, result: GenerationResult, queued_s: float, cache: EncodingCache) -> None:
+    def finished(self, result: GenerationResult, queued_s: float, cache_counts: tuple[int, int]) -> None:
         """One request answered with pictures."""
         seconds = {"queue": queued_s, **{stage: result.timings[f"{stage}_s"] for stage in _STAGES[1:]}}
-        hits, misses = cache.hits, cache.misses
+        hits, misses = cache_counts
 
         def update() -> None:
             self._add("aquatint_requests_total", "Requests by outcome", 1, outcome="ok")

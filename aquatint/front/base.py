@@ -1,4 +1,4 @@
-"""Both text-to-image fronts inside Triton: validate, run ``Pipeline`` over BLS, answer.
+"""What every text-to-image front inside Triton does: validate, run a ``Drawer``, answer; unary or as a stream.
 
 ``execute`` hands every request to a thread of its own and returns at once; the thread answers by the request's response
 sender. Many requests then wait in BLS calls at the same time, and Triton's dynamic batcher joins their denoising steps.
@@ -10,16 +10,17 @@ Only importable inside a Triton Python backend process.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
-from pathlib import Path
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from aquatint import errors, png, request, served_model
+from aquatint import errors, png, request
 from aquatint.errors import (
     AquatintError,
     Cancelled,
@@ -28,64 +29,22 @@ from aquatint.errors import (
     InvalidRequest,
     Overloaded,
 )
-from aquatint.front_metrics import FrontMetrics
-from aquatint.pipeline import GenerationResult, Pipeline, Progress, Tensors
+from aquatint.front.metrics import FrontMetrics
+from aquatint.generation import completed_info, progress_info
+from aquatint.pipeline import Drawer, GenerationResult, Progress
 from aquatint.request import ResolvedRequest
-from aquatint.served_model import ServedModel
 from aquatint.settings import FrontSettings
+from aquatint.tensors import FIELD_TYPES
 
-_TEXT_FIELDS = ("prompt", "negative_prompt")
-_NUMBER_FIELDS = (
-    "num_inference_steps",
-    "guidance_scale",
-    "width",
-    "height",
-    "seed",
-    "num_images",
-    "preview_every",
-)
 # Request parameters that Triton and its clients set on their own.
 _TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
+# A relay gives its calls a token, and cancels them by a call that carries nothing else: Triton 2.51 does not hand a
+# cancellation on to the calls that a model makes.
+TOKEN_PARAMETER = "aquatint_token"
+CANCEL_PARAMETER = "aquatint_cancel"
 _ADMISSION_POLL_S = 0.05
 _UNLOAD_GRACE_S = 30.0
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-
-
-class BlsRunner:
-    """Runs a component by a BLS call to the Triton model ``<served>_<component>``."""
-
-    def __init__(self, served: ServedModel) -> None:
-        self._prefix = served.name
-        self._outputs = {"transformer": ["noise_pred"], "vae_decoder": ["sample"]}
-        for encoder in served.text_encoders:
-            pooled = ["pooled_prompt_embeds"] if encoder.kind == "clip" else []
-            self._outputs[encoder.component] = ["prompt_embeds", *pooled]
-
-    def __call__(self, component: str, inputs: Tensors) -> Tensors:
-        """Run ``component`` on a batch. Raises ``EngineUnavailable`` or ``OutOfMemory``."""
-        call = pb_utils.InferenceRequest(
-            model_name=f"{self._prefix}_{component}",
-            requested_output_names=self._outputs[component],
-            inputs=[_tensor(name, value) for name, value in inputs.items()],
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        response = call.exec()
-        if response.has_error():
-            raise self._engine_error(component, response.error().message())
-        # Copied, because the tensor's memory goes with the response.
-        return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
-
-    def _engine_error(self, component: str, message: str) -> AquatintError:
-        found = errors.from_wire(message) or errors.internal(RuntimeError(message))
-        if isinstance(found, errors.OutOfMemory):
-            return found
-        pb_utils.Logger.log_error(f"{self._prefix}_{component}: {message}")
-        return EngineUnavailable(f"the {component} failed or is not ready")
-
-
-def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
-    # Triton has no empty dims: one value per row crosses it as (rows, 1).
-    return pb_utils.Tensor(name, np.ascontiguousarray(value.reshape(len(value), -1) if value.ndim == 1 else value))
 
 
 class Admission:
@@ -118,33 +77,43 @@ class Admission:
         self._slots.release()
 
 
-class TritonPythonModel:
-    """The front; unary or decoupled by its model configuration."""
+class Front(ABC):
+    """A Triton Python model; unary or decoupled by its configuration. Subclasses say what draws."""
+
+    @abstractmethod
+    def open_drawer(self, args: dict[str, str], settings: FrontSettings) -> Drawer:
+        """Make what draws, from the arguments of ``initialize``. What it raises fails the loading of the model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the served model's description and tokenizers; called once by Triton."""
-        folder = Path(args["model_repository"]) / args["model_version"]
+        """Prepare to draw; called once by Triton."""
         settings = FrontSettings()
-        served = served_model.read(folder)
         config = json.loads(args["model_config"])
         self._decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
-        self._served = served
         self._timeout_s = settings.request_timeout_s
-        self._pipeline = Pipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        self._drawer = self.open_drawer(args, settings)
         self._admission = Admission(settings.max_running, settings.max_queued)
         self._metrics = FrontMetrics(args["model_name"])
         self._stopping = threading.Event()
+        self._cancellable: dict[str, threading.Event] = {}
 
     def execute(self, requests: list[Any]) -> None:
         """Hand each request to its own thread; the answers go through the response senders."""
         for triton_request in requests:
             sender = triton_request.get_response_sender()
+            parameters = json.loads(triton_request.parameters() or "{}")
+            if self._decoupled and (cancelled := parameters.get(CANCEL_PARAMETER)):
+                if event := self._cancellable.get(cancelled):
+                    event.set()
+                sender.send(flags=_FINAL)
+                continue
             try:
                 self._admission.enter()
             except Overloaded as error:
                 self._fail(sender, error)
                 continue
-            job = _Job(triton_request, sender, self._timeout_s, self._stopping)
+            job = _Job(triton_request, parameters, sender, self._timeout_s, self._stopping)
+            if job.token is not None:
+                self._cancellable[job.token] = job.cancelled
             threading.Thread(target=self._serve, args=(job,), daemon=True).start()
 
     def finalize(self) -> None:
@@ -157,7 +126,7 @@ class TritonPythonModel:
 
     def _serve(self, job: _Job) -> None:
         try:
-            resolved = request.resolve(request.parse(job.fields()), self._served)
+            resolved = request.resolve(request.parse(job.fields()), self._drawer.info)
             while not self._admission.acquire(_ADMISSION_POLL_S):
                 job.checkpoint()
             try:
@@ -168,15 +137,17 @@ class TritonPythonModel:
         except Exception as error:
             self._fail(job.sender, errors.internal(error))
         finally:
+            self._cancellable.pop(job.token or "", None)
             self._admission.leave()
 
     def _draw(self, job: _Job, resolved: ResolvedRequest) -> None:
         queued_s = time.monotonic() - job.arrived
-        for event in self._pipeline.run(resolved, job.checkpoint):
-            if isinstance(event, GenerationResult):
-                self._metrics.finished(event, queued_s, self._pipeline.cache)
-                job.sender.send(pb_utils.InferenceResponse(_completed(event, queued_s, job.outputs)), _FINAL)
-            else:
+        with contextlib.closing(self._drawer.run(resolved, job.checkpoint)) as events:
+            for event in events:
+                if isinstance(event, GenerationResult):
+                    self._metrics.finished(event, queued_s, self._drawer.cache_counts)
+                    job.sender.send(pb_utils.InferenceResponse(_completed(event, queued_s, job.outputs)), _FINAL)
+                    continue
                 self._metrics.stepped(len(resolved.seeds), self._admission.admitted)
                 if self._decoupled:
                     job.sender.send(pb_utils.InferenceResponse(_progress(event, job.outputs)))
@@ -191,8 +162,18 @@ class TritonPythonModel:
 class _Job:
     """One request in flight: its fields, its wanted outputs, its deadline and whether its caller is still there."""
 
-    def __init__(self, triton_request: Any, sender: Any, timeout_s: float, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        triton_request: Any,
+        parameters: dict[str, Any],
+        sender: Any,
+        timeout_s: float,
+        stopping: threading.Event,
+    ) -> None:
         self.sender = sender
+        self.cancelled = threading.Event()
+        self.token: str | None = parameters.get(TOKEN_PARAMETER)
+        self._parameters = parameters
         self.arrived = time.monotonic()
         asked_s = triton_request.timeout() / 1e6
         self._deadline = self.arrived + (min(asked_s, timeout_s) if asked_s > 0 else timeout_s)
@@ -204,10 +185,10 @@ class _Job:
 
     def fields(self) -> dict[str, Any]:
         """The contract's fields from the input tensors. Raises ``InvalidRequest``."""
-        unknown = set(json.loads(self._request.parameters() or "{}")) - set(_TRANSPORT_PARAMETERS)
+        unknown = set(self._parameters) - {*_TRANSPORT_PARAMETERS, TOKEN_PARAMETER}
         if unknown := {name for name in unknown if not name.startswith("triton_")}:
             raise InvalidRequest(f"unknown field: {', '.join(sorted(unknown))}")
-        return {name: value for name in (*_TEXT_FIELDS, *_NUMBER_FIELDS) if (value := self._field(name)) is not None}
+        return {name: value for name in FIELD_TYPES if (value := self._field(name)) is not None}
 
     def _field(self, name: str) -> Any:
         tensor = pb_utils.get_input_tensor_by_name(self._request, name)
@@ -216,11 +197,11 @@ class _Job:
         values = tensor.as_numpy().reshape(-1)
         if values.size != 1:
             raise InvalidRequest(f"{name}: must be one value, is {values.size}")
-        return values[0].item() if name in _NUMBER_FIELDS else values[0]
+        return values[0] if FIELD_TYPES[name].datatype == "BYTES" else values[0].item()
 
     def checkpoint(self) -> None:
         """Raises ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when this request should stop."""
-        if self._request.is_cancelled() or self.sender.is_cancelled():
+        if self.cancelled.is_set() or self._request.is_cancelled() or self.sender.is_cancelled():
             raise Cancelled("the request was cancelled")
         if time.monotonic() > self._deadline:
             raise DeadlineExceeded("the request's time ran out")
@@ -230,14 +211,8 @@ class _Job:
 
 def _completed(result: GenerationResult, queued_s: float, wanted: set[str]) -> list[Any]:
     seeds = result.parameters.seeds
-    info = {
-        "type": "completed",
-        "parameters": result.parameters.model_dump(),
-        "seeds": seeds,
-        "dropped_tokens": result.dropped_tokens,
-        "timings": {"queue_s": queued_s, **result.timings},
-        "batch": result.batch,
-    }
+    timings = {"queue_s": queued_s, **result.timings}
+    info = completed_info(result.parameters, result.dropped_tokens, timings, result.batch)
     tensors = [_json_tensor(info), pb_utils.Tensor("seed", np.array(seeds, np.int64))]
     if "png" in wanted:
         files = [png.encode(image, result.parameters, seed) for image, seed in zip(result.images, seeds)]
@@ -248,8 +223,7 @@ def _completed(result: GenerationResult, queued_s: float, wanted: set[str]) -> l
 
 
 def _progress(progress: Progress, wanted: set[str]) -> list[Any]:
-    info = {"type": "progress", "step": progress.step, "total_steps": progress.total_steps}
-    tensors = [_json_tensor(info)]
+    tensors = [_json_tensor(progress_info(progress.step, progress.total_steps))]
     if progress.preview is not None and "png" in wanted:
         tensors.append(_png_tensor([png.encode_plain(image) for image in progress.preview]))
     if progress.preview is not None and "image" in wanted:

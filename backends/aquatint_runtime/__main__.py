@@ -1,0 +1,59 @@
+"""``aquatint-runtime``: serve a diffusers pipeline on KServe. KServe's own flags (``--http_port`` …) apply."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+
+from aquatint_backends.aquatint_runtime.inference import TextToImage
+from aquatint_backends.aquatint_runtime.settings import RuntimeSettings
+from aquatint_backends.aquatint_runtime.source import resolve
+from aquatint_backends.diffusers.pipeline import DiffusersPipeline
+from aquatint_backends.diffusers.placement import PlacementSettings
+from kserve import ModelServer
+from kserve.model_server import app
+
+from aquatint import api
+from aquatint.api.auth import caller_of
+from aquatint.api.disconnect import CancelOnDisconnect
+from aquatint.api.errors import add_error_handler
+from aquatint.api.guard import BodyLimit
+from aquatint.errors import AquatintError
+from aquatint.local_engine import LocalEngine
+
+_log = logging.getLogger("aquatint.runtime")
+
+
+def main() -> None:
+    """Answer at once, be ready once the pipeline is loaded, end if it cannot be."""
+    settings = RuntimeSettings()
+    engine = LocalEngine(1 + settings.max_queued, settings.request_timeout_s)
+    model = TextToImage(settings.model_name, engine)
+    # KServe leaves who may call to what stands before it.
+    everyone = caller_of(None, None)
+    app.include_router(api.images_api(engine, everyone))
+    app.include_router(api.predict_v1(engine, everyone))
+    app.include_router(api.triton_http(engine))
+    add_error_handler(app)
+    app.add_middleware(CancelOnDisconnect, prefixes=["/v1/", "/v2/"])
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    server = ModelServer()
+    # Registered before it is ready: KServe's start() would refuse it.
+    server.register_model(model)
+    threading.Thread(target=_load, args=(settings, engine, model), daemon=True).start()
+    server.start([])
+
+
+def _load(settings: RuntimeSettings, engine: LocalEngine, model: TextToImage) -> None:
+    try:
+        engine.load(DiffusersPipeline(resolve(settings.model_id), settings.model_name, PlacementSettings()))
+        model.load()
+    except AquatintError as error:
+        _log.error("%s: %s", type(error).__name__, error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Any text-to-image ``DiffusionPipeline`` as a ``Drawer``: one inference thread, previews and cancel between steps."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from aquatint_backends.diffusers.placement import PlacementSettings, choose_device, choose_dtype, place
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from numpy.typing import NDArray
+
+from aquatint import checkpoint_info
+from aquatint.errors import BundleRejected, Cancelled, EngineUnavailable, OutOfMemory
+from aquatint.pipeline import Event, GenerationResult, Progress
+from aquatint.preview import fit_preview_factors, preview
+from aquatint.request import ResolvedRequest
+from aquatint.served_model import ModelInfo
+
+_log = logging.getLogger("aquatint.diffusers")
+
+_POLL_S = 0.05
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# diffusers' own default for ``max_sequence_length``.
+_MAX_T5_TOKENS = 256
+
+
+def fetch(source: str) -> Path:
+    """A local folder as it is, or a hub id downloaded (token from ``HF_TOKEN``). Raises ``BundleRejected``."""
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, ignore_patterns=list(_PICKLES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise BundleRejected(f"{source!r} is neither a folder nor a model the hub gives us") from error
+
+
+class DiffusersPipeline:
+    """A loaded pipeline that draws one request at a time; others wait their turn and can still be cancelled."""
+
+    def __init__(self, source: str, name: str, settings: PlacementSettings) -> None:
+        """Load the weights. Raises ``BundleRejected`` or ``InvalidRequest``."""
+        folder = fetch(source)
+        self.info: ModelInfo = checkpoint_info.model_info(folder, source, name)
+        self.cache_counts = (0, 0)
+        device, why_device = choose_device()
+        dtype, why_dtype = choose_dtype(settings.dtype, device)
+        self._pipeline = _load(folder, dtype, settings.low_cpu_mem)
+        done = place(self._pipeline, settings, device)
+        self.description = "; ".join([f"{device} ({why_device})", f"{dtype or 'native'} ({why_dtype})", *done])
+        _log.info("%s: %s", name, self.description)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._accepted = set(inspect.signature(self._pipeline.__call__).parameters)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._preview_factors: NDArray[np.float64] | None = None
+
+    def run(
+        self, request: ResolvedRequest, checkpoint: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
+        """Draw on the inference thread, yielding its events here."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        left = threading.Event()
+        future = self._thread.submit(self._draw, request, events.put, left)
+        try:
+            while True:
+                checkpoint()
+                try:
+                    event = events.get(timeout=_POLL_S)
+                except queue.Empty:
+                    _raise_failure(future, events)
+                    continue
+                yield event
+                if isinstance(event, GenerationResult):
+                    return
+        finally:
+            left.set()
+            future.cancel()
+
+    @torch.inference_mode()
+    def _draw(self, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event) -> None:
+        steps = _Steps(self, request, emit, left)
+        started = time.perf_counter()
+        images = self._pipeline(**self._arguments(request), callback_on_step_end=steps, output_type="np").images
+        ended = time.perf_counter()
+        if not np.isfinite(images).all():
+            raise EngineUnavailable("the engine returned values that are not finite")
+        pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+        rows = request.num_images * (2 if request.uses_guidance else 1)
+        dropped = self._dropped_tokens(request.prompt)
+        emit(GenerationResult(pixels, request, dropped, steps.timings(started, ended), {"rows": float(rows)}))
+
+    def _arguments(self, request: ResolvedRequest) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "num_inference_steps": request.num_inference_steps,
+            "guidance_scale": request.guidance_scale,
+            "width": request.width,
+            "height": request.height,
+            "num_images_per_prompt": request.num_images,
+            "generator": [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds],
+        }
+        tokenizer = getattr(self._pipeline, "tokenizer_3", None)
+        if tokenizer is not None:
+            arguments["max_sequence_length"] = min(_MAX_T5_TOKENS, tokenizer.model_max_length)
+        return {name: value for name, value in arguments.items() if name in self._accepted}
+
+    def _dropped_tokens(self, prompt: str) -> int:
+        dropped = 0
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = getattr(self._pipeline, name, None)
+            if tokenizer is not None:
+                limit = min(tokenizer.model_max_length, _MAX_T5_TOKENS)
+                dropped = max(dropped, len(tokenizer(prompt, truncation=False, verbose=False).input_ids) - limit)
+        return dropped
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler of the pipeline, with the sigmas of the drawing in progress."""
+        return self._pipeline.scheduler
+
+    def preview(self, latents: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+        """A linear guess of the pictures; ``None`` for pipelines without an ``AutoencoderKL``."""
+        vae = getattr(self._pipeline, "vae", None)
+        if not isinstance(vae, AutoencoderKL) or latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
+            return None
+        if self._preview_factors is None:
+            scale = 2 ** (len(vae.config.block_out_channels) - 1)
+            self._preview_factors = fit_preview_factors(self._encode, scale)
+        return preview(latents, self._preview_factors)
+
+    def _encode(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+        vae = self._pipeline.vae
+        # Offloaded parts are moved by hooks of forward(), which encode() does not pass.
+        inputs = torch.from_numpy(pictures).to(self._pipeline._execution_device, vae.dtype)
+        vae.to(inputs.device)
+        latents = vae.encode(inputs).latent_dist.mode()
+        scaled = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+        encoded: NDArray[np.float32] = scaled.float().cpu().numpy()
+        return encoded
+
+
+class _Steps:
+    """The pipeline's callback: tells of every step, makes previews, ends a drawing nobody waits for."""
+
+    def __init__(
+        self, owner: DiffusersPipeline, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event
+    ) -> None:
+        self._owner = owner
+        self._request = request
+        self._emit = emit
+        self._left = left
+        self._previous: NDArray[np.float32] | None = None
+        self._times: list[float] = []
+
+    def __call__(self, _: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if self._left.is_set():
+            raise Cancelled("the request was cancelled")
+        self._times.append(time.perf_counter())
+        every = self._request.preview_every
+        shown = None
+        if every:
+            latents = tensors["latents"].float().cpu().numpy()
+            if (step + 1) % every == 0:
+                shown = self._owner.preview(self._clean(latents, step))
+            self._previous = latents
+        # Some schedulers take more steps than were asked for.
+        total = max(self._request.num_inference_steps, step + 1)
+        self._emit(Progress(step + 1, total, shown))
+        return tensors
+
+    def _clean(self, latents: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+        """The latents this drawing is heading for, where the scheduler is a straight line; else the noisy ones."""
+        scheduler = self._owner.scheduler
+        if self._previous is None or not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            return latents
+        before, after = (float(scheduler.sigmas[index]) for index in (step, step + 1))
+        return latents - np.float32(after / (after - before)) * (latents - self._previous)
+
+    def timings(self, started: float, ended: float) -> dict[str, float]:
+        """Seconds per stage; the first step's own time is taken to be that of the others."""
+        if not self._times:
+            return {"encode_s": 0.0, "denoise_s": 0.0, "decode_s": 0.0, "total_s": ended - started}
+        first, last = self._times[0], self._times[-1]
+        step_s = (last - first) / max(len(self._times) - 1, 1)
+        encode_s = max(first - started - step_s, 0.0)
+        return {
+            "encode_s": encode_s,
+            "denoise_s": last - started - encode_s,
+            "decode_s": ended - last,
+            "total_s": ended - started,
+        }
+
+
+def _raise_failure(future: Future[None], events: queue.SimpleQueue[Event]) -> None:
+    """Raise what ended the drawing, unless it still runs or its last events are still to be read."""
+    if not future.done() or not events.empty():
+        return
+    error = future.exception()
+    if isinstance(error, torch.OutOfMemoryError):
+        raise OutOfMemory(
+            "too little device memory: lower width, height or num_images, or have the server set ENABLE_CPU_OFFLOAD, "
+            "ENABLE_VAE_SLICING or ENABLE_VAE_TILING"
+        ) from error
+    raise error or EngineUnavailable("the drawing ended without a picture")
+
+
+def _load(folder: Path, dtype: torch.dtype | None, low_cpu_mem: bool) -> DiffusionPipeline:
+    index = checkpoint_info.model_index(folder)
+    # diffusers insists on being told that a component is absent.
+    absent = {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    try:
+        return DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=low_cpu_mem, local_files_only=True, **options, **absent
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BundleRejected(f"the checkpoint cannot be read: {reason[:200]}") from error

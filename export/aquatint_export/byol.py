@@ -1,0 +1,92 @@
+"""Bring your own library: a model repository that draws with diffusers itself, for what cannot be exported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from aquatint import checkpoint_info
+from aquatint import manifest as manifests
+from aquatint.errors import BundleRejected
+from aquatint.served_model import ModelInfo
+from aquatint_export import triton_config
+from aquatint_export.publish import check_replaceable, publish
+
+_TOOLS = ("torch", "diffusers", "transformers")
+_CHECKPOINT = "checkpoint"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+VERSION = "1"
+
+
+def publish_pipeline(
+    source: str, out: Path, name: str, progress: Callable[[str], None] = lambda stage: None
+) -> manifests.Manifest:
+    """Publish a repository whose stream front loads ``source`` with diffusers, and whose unary front relays to it.
+
+    A folder is copied into the repository; a hub id is loaded by the server. Raises ``BundleRejected``.
+    """
+    check_replaceable(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(source)
+    local = folder.is_dir()
+    if not local:
+        progress("read the description")
+        folder = Path(snapshot_download(source, allow_patterns=["*.json"]))
+    info = checkpoint_info.model_info(folder, source, name)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        staging = Path(scratch) / "repository"
+        _write_relay(staging / name, info)
+        _write_stream(staging / f"{name}_stream", info, _CHECKPOINT if local else source)
+        if local:
+            progress("copy the checkpoint")
+            _copy_checkpoint(folder, staging / f"{name}_stream" / VERSION / _CHECKPOINT)
+        manifest = manifests.Manifest(
+            model=name,
+            source=folder.name if local else source,
+            licence=checkpoint_info.licence(folder),
+            target="diffusers",
+            dtype="chosen by the server",
+            components={},
+            parity={},
+            tools={tool: metadata.version(tool) for tool in _TOOLS},
+            files=manifests.digest_tree(staging),
+        )
+        progress("publish")
+        publish(manifest, staging, out, Path(scratch))
+    return manifest
+
+
+def _write_relay(folder: Path, info: ModelInfo) -> None:
+    source = resources.files("aquatint_model_repository") / "text_to_image_relay"
+    version = folder / VERSION
+    version.mkdir(parents=True)
+    config = triton_config.front_config((source / "config.pbtxt").read_text(), info, folder.name)
+    (folder / "config.pbtxt").write_text(config)
+    (version / "model.py").write_text((source / VERSION / "model.py").read_text())
+
+
+def _write_stream(folder: Path, info: ModelInfo, checkpoint: str) -> None:
+    source = resources.files("aquatint_model_repository") / "text_to_image_stream"
+    (folder / VERSION).mkdir(parents=True)
+    config = triton_config.front_config((source / "config.pbtxt").read_text(), info, folder.name)
+    (folder / "config.pbtxt").write_text(triton_config.byol_config(config, checkpoint))
+
+
+def _copy_checkpoint(folder: Path, to: Path) -> None:
+    """Everything but pickles and hidden files; hard links where the file system allows, for weights are large."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(os.path.realpath(source), target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    if not any(folder.rglob("*.safetensors")):
+        raise BundleRejected("this checkpoint has no safetensors; pickled weights are not read")
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns(*_PICKLES, ".*"), copy_function=link)

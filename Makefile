@@ -38,7 +38,7 @@ $(NODE_MODULES)/ready: $(VENV)/ready tests/mcp_server/node/package-lock.json
 
 repository: $(REPOSITORY)/manifest.json
 
-$(REPOSITORY)/manifest.json: $(VENV)/ready $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt)
+$(REPOSITORY)/manifest.json: $(VENV)/ready $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt model_repository/*/1/model.py)
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
 
 dataset: build/mini/dataset.zip

@@ -147,7 +147,8 @@ class Front(ABC):
                 if isinstance(event, GenerationResult):
                     self._metrics.finished(event, queued_s, self._drawer.cache_counts)
                     job.sender.send(pb_utils.InferenceResponse(_completed(event, queued_s, job.outputs)), _FINAL)
-                    continue
+                    # Asking a sender anything after its last response crashes Triton 2.51: no further checkpoint.
+                    return
                 self._metrics.stepped(len(resolved.seeds), self._admission.admitted)
                 if self._decoupled:
                     job.sender.send(pb_utils.InferenceResponse(_progress(event, job.outputs)))

@@ -1,5 +1,5 @@
 """The unary front: one answer per request (``infer``, ``generate``)."""
 
-from aquatint.front.components import TritonPythonModel
+from aquatint.front import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

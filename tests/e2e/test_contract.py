@@ -1,0 +1,266 @@
+"""One table of requests against every engine and protocol there is: the same pictures, the same errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from aquatint_export import publish_pipeline
+from aquatint_export.parity import psnr
+from numpy.typing import NDArray
+from PIL import Image
+
+from aquatint import errors, png
+from aquatint.server import TritonServer
+from tests.conftest import CHECKPOINT
+from tests.e2e.conftest import FREE_PORTS, eventually
+from tests.e2e.doors import ClientDoor, Door, Drawn, V1Door, V2GrpcDoor, V2RestDoor
+from tests.seaweed import free_ports
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+# FP32 everywhere: engines differ by rounding, which the sampler's steps carry on (measured: 60 dB and more).
+MIN_PSNR_DB = 50.0
+DOORS = (
+    "onnx in Triton, gRPC",
+    "onnx in Triton, HTTP stream",
+    "onnx in Triton, V2 REST",
+    "diffusers in Triton, gRPC",
+    "diffusers in Triton, HTTP stream",
+    "diffusers in Triton, V2 REST",
+    "KServe runtime, V1 REST",
+    "KServe runtime, V2 REST",
+    "KServe runtime, V2 gRPC",
+    "KServe runtime, our gRPC client",
+    "KServe runtime, our HTTP client",
+)
+REQUESTS: dict[str, dict[str, Any]] = {
+    "defaults": {"prompt": "a flat emoji of a fox on a blue background", "seed": 7},
+    "every field": {
+        "prompt": "an owl, noto style",
+        "negative_prompt": "red",
+        "num_inference_steps": 9,
+        "guidance_scale": 3.25,
+        "width": 96,
+        "height": 48,
+        "seed": 2**40 + 1,
+        "num_images": 2,
+    },
+    "no guidance": {"prompt": "a lemon", "guidance_scale": 1.0, "seed": 1, "num_inference_steps": 5},
+    "one step": {"prompt": "a lemon", "num_inference_steps": 1, "seed": 0},
+    "largest seed": {"prompt": "a lemon", "num_inference_steps": 2, "seed": 2**63 - 1, "num_images": 2},
+    "unicode": {"prompt": "🦊 «renard» 狐", "num_inference_steps": 2, "seed": 3},
+    "too long": {"prompt": "fox " * 200, "num_inference_steps": 2, "seed": 3},
+}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "empty prompt": ({"prompt": " "}, "prompt"),
+    "long prompt": ({"prompt": "x" * 4097}, "prompt"),
+    "no steps": ({"prompt": "x", "num_inference_steps": 0}, "num_inference_steps"),
+    "many steps": ({"prompt": "x", "num_inference_steps": 151}, "num_inference_steps"),
+    "guidance": ({"prompt": "x", "guidance_scale": 30.5}, "guidance_scale"),
+    "odd width": ({"prompt": "x", "width": 50}, "width"),
+    "large height": ({"prompt": "x", "height": 4096}, "height"),
+    "seed": ({"prompt": "x", "seed": -1}, "seed"),
+    "images": ({"prompt": "x", "num_images": 11}, "num_images"),
+}
+LONG = {"prompt": "a long one", "num_inference_steps": 150, "num_images": 10, "width": 128, "height": 128}
+
+
+class Runtime:
+    """``aquatint-runtime`` in a process of its own, for kserve and tritonclient cannot share one."""
+
+    def __init__(self, **settings: str) -> None:
+        self.http_port, self.grpc_port = free_ports(2)
+        self.statuses: list[int] = []
+        ports = [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}"]
+        environment = {**os.environ, "MODEL_NAME": "mini", **settings}
+        self.process = subprocess.Popen([BIN / "aquatint-runtime", *ports], env=environment)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def is_ready(self) -> bool:
+        try:
+            status = httpx.get(f"{self.url}/v2/models/mini/ready", timeout=5.0).status_code
+        except httpx.HTTPError:
+            return False
+        self.statuses.append(status)
+        return status == 200
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Runtime]:
+    running = Runtime(MODEL_ID=str(CHECKPOINT))
+    try:
+        assert eventually(running.is_ready, within_s=120.0)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def diffusers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    repository = tmp_path_factory.mktemp("byol") / "repository"
+    publish_pipeline(str(CHECKPOINT), repository, "mini")
+    with TritonServer(repository, FREE_PORTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def doors(server: TritonServer, diffusers_server: TritonServer, runtime: Runtime) -> dict[str, Door]:
+    rest, grpc = f"127.0.0.1:{runtime.http_port}", f"127.0.0.1:{runtime.grpc_port}"
+    found: dict[str, Door] = {}
+    for engine, triton in (("onnx", server), ("diffusers", diffusers_server)):
+        found[f"{engine} in Triton, gRPC"] = ClientDoor(triton.grpc_url, "grpc")
+        found[f"{engine} in Triton, HTTP stream"] = ClientDoor(triton.http_url, "http")
+        found[f"{engine} in Triton, V2 REST"] = V2RestDoor(triton.http_url)
+    found["KServe runtime, V1 REST"] = V1Door(rest)
+    found["KServe runtime, V2 REST"] = V2RestDoor(rest)
+    found["KServe runtime, V2 gRPC"] = V2GrpcDoor(grpc)
+    found["KServe runtime, our gRPC client"] = ClientDoor(grpc, "grpc")
+    found["KServe runtime, our HTTP client"] = ClientDoor(rest, "http")
+    assert set(found) == set(DOORS)
+    return found
+
+
+@pytest.fixture(params=DOORS)
+def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
+    return doors[request.param]
+
+
+@pytest.fixture(scope="module")
+def references(doors: dict[str, Door]) -> dict[str, Drawn]:
+    """What the first door draws; that it equals diffusers is tested elsewhere."""
+    return {name: doors[DOORS[0]].draw(fields) for name, fields in REQUESTS.items()}
+
+
+def pixels(file: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_same_pictures(door: Door, references: dict[str, Drawn], name: str) -> None:
+    drawn, expected = door.draw(REQUESTS[name]), references[name]
+    ignored = {"preview_every", "model"}
+    assert {key: value for key, value in drawn.parameters.items() if key not in ignored} == {
+        key: value for key, value in expected.parameters.items() if key not in ignored
+    }
+    assert drawn.seeds == expected.seeds
+    assert len(drawn.files) == len(expected.files)
+    for ours, theirs in zip(drawn.files, expected.files):
+        assert psnr(pixels(ours), pixels(theirs)) >= MIN_PSNR_DB
+        assert png.read_parameters(ours) == png.read_parameters(theirs)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_same_errors(door: Door, name: str) -> None:
+    fields, field = WRONG[name]
+    with pytest.raises(errors.InvalidRequest) as caught:
+        door.draw(fields)
+    assert f"{field}: " in str(caught.value)
+
+
+def test_random_seeds_are_returned(door: Door) -> None:
+    drawn = [door.draw({"prompt": "a fox", "num_inference_steps": 1}) for _ in range(2)]
+    assert drawn[0].seeds != drawn[1].seeds
+    again = door.draw({"prompt": "a fox", "num_inference_steps": 1, "seed": drawn[0].seeds[0]})
+    assert psnr(pixels(again.files[0]), pixels(drawn[0].files[0])) >= MIN_PSNR_DB
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DOORS if name not in ("onnx in Triton, V2 REST", "diffusers in Triton, V2 REST")]
+)
+def test_leaving_frees_the_engine(doors: dict[str, Door], name: str) -> None:
+    """After the caller of a long drawing left, the next one is served at once. Triton's ``infer`` goes on: a limit."""
+    doors[name].leave(LONG, after_s=0.7)
+    started = time.monotonic()
+    doors[name].draw({"prompt": "a fox", "num_inference_steps": 1})
+    assert time.monotonic() - started < 5.0
+
+
+# ---------------------------------------------------------------- the runtime on its own
+
+
+def test_every_instance_is_served(runtime: Runtime, references: dict[str, Drawn]) -> None:
+    names = ("one step", "no guidance", "every field")
+    body = {"instances": [REQUESTS[name] for name in names]}
+    predictions = httpx.post(f"{runtime.url}/v1/models/mini:predict", json=body, timeout=60.0).json()["predictions"]
+    expected = [file for name in names for file in references[name].files]
+    assert [entry["prompt"] for entry in predictions] == ["a lemon", "a lemon", *["an owl, noto style"] * 2]
+    for entry, file in zip(predictions, expected, strict=True):
+        assert psnr(pixels(base64.b64decode(entry["image"]["b64"])), pixels(file)) >= MIN_PSNR_DB
+
+
+def test_images_api_on_the_same_port(runtime: Runtime) -> None:
+    answer = httpx.post(f"{runtime.url}/v1/images/generations", json={"prompt": "a fox", "steps": 2}, timeout=60.0)
+    assert len(answer.json()["data"]) == 1
+    refused = httpx.post(f"{runtime.url}/v1/images/generations", json={"prompt": "a fox", "response_format": "url"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+
+
+def test_metadata_and_metrics(runtime: Runtime) -> None:
+    metadata = httpx.get(f"{runtime.url}/v2/models/mini").json()
+    assert {tensor["name"]: tensor["datatype"] for tensor in metadata["inputs"]}["seed"] == "INT64"
+    assert [tensor["name"] for tensor in metadata["outputs"]] == ["image", "png", "seed", "info"]
+    assert "request_predict_seconds" in httpx.get(f"{runtime.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [{"name": "prompt", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]}]},
+        {"inputs": [{"name": "prompt", "shape": [1], "datatype": "INT32", "data": [1]}]},
+        {"inputs": [{"name": "other", "shape": [1], "datatype": "BYTES", "data": ["a"]}]},
+        {"inputs": []},
+    ],
+    ids=["two values", "wrong type", "unknown field", "no prompt"],
+)
+def test_wrong_tensors(runtime: Runtime, body: dict[str, Any]) -> None:
+    answer = httpx.post(f"{runtime.url}/v2/models/mini/infer", json=body)
+    assert answer.status_code == 400
+    assert "Traceback" not in answer.text
+
+
+def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
+    """Not ready while loading; busy is 429 with a time to come back; a wrong model ends the process."""
+    small = Runtime(MODEL_ID=str(CHECKPOINT), AQUATINT_MAX_QUEUED="1")
+    statuses: list[int] = []
+
+    def ask() -> None:
+        answer = httpx.post(f"{small.url}/v1/models/mini:predict", json={"instances": [body]}, timeout=120.0)
+        assert answer.status_code != 429 or int(answer.headers["retry-after"]) > 0
+        statuses.append(answer.status_code)
+
+    body = {**LONG, "num_inference_steps": 20}
+    try:
+        assert eventually(small.is_ready, within_s=120.0)
+        assert set(small.statuses[:-1]) <= {404, 503}
+        assert small.statuses[:-1], "it was never seen loading"
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(statuses) == [200, 200, 429, 429, 429]
+    finally:
+        small.stop()
+    wrong = Runtime(MODEL_ID=str(tmp_path))
+    assert wrong.process.wait(timeout=120) is not None

@@ -52,6 +52,7 @@ class ExportEngine(StrEnum):
     """What will run the exported model."""
 
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
     DIFFUSERS = "diffusers"
 
 
@@ -166,13 +167,22 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.FP32,
     max_batch_size: Annotated[int, typer.Option(min=2, help="Most rows of one denoiser batch.")] = 32,
     engine: Annotated[
-        ExportEngine, typer.Option(help="onnx; diffusers: any pipeline as it is, one picture at a time.")
+        ExportEngine, typer.Option(help="tensorrt: built from ONNX; diffusers: any pipeline as it is.")
     ] = ExportEngine.ONNX,
+    refit: Annotated[bool, typer.Option("--refit", help="tensorrt: weights can be replaced later.")] = False,
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="tensorrt: weights may stay in host memory.")
+    ] = False,
+    workspace_gib: Annotated[float | None, typer.Option(min=0.0, help="tensorrt: limit of scratch memory.")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="tensorrt: a file that speeds up later builds.")] = None,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option(help="tensorrt_rtx: a GPU generation to build for, like SM89; repeatable.")
+    ] = None,
 ) -> None:
     """Export a checkpoint and publish a Triton model repository, if it passes the parity gate."""
     try:
         # Needs torch, which only this command uses.
-        from aquatint_export import export_checkpoint, publish_pipeline  # noqa: PLC0415
+        from aquatint_export import EngineOptions, export_checkpoint, publish_pipeline  # noqa: PLC0415
     except ImportError as error:
         _err.print(f"export needs more packages ({error.name}): pip install 'aquatint[export]'")
         raise typer.Exit(1) from None
@@ -181,7 +191,18 @@ def export(
             publish_pipeline(checkpoint, out, name, status.update)
             _out.print(f"{out}  drawn by diffusers itself, no parity to check", soft_wrap=True)
             return
-        written = export_checkpoint(checkpoint, out, name, target.value, dtype.value, max_batch_size, status.update)
+        workspace_bytes = None if workspace_gib is None else int(workspace_gib * 2**30)
+        options = EngineOptions(refit, weight_streaming, workspace_bytes, timing_cache, tuple(compute_capability or ()))
+        written = export_checkpoint(
+            checkpoint,
+            out,
+            name,
+            target.value,
+            dtype.value,
+            max_batch_size,
+            status.update,
+            options if engine is ExportEngine.TENSORRT else None,
+        )
     parity = written.parity
     worst = max(parity["components"].values())
     _out.print(

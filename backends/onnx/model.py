@@ -8,14 +8,13 @@ One session run serves the whole batch of requests; the rows are split back afte
 from __future__ import annotations
 
 import json
-import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+from aquatint_backends.batching import BatchedBackend
 
 _DATA_TYPES = {
     "tensor(float)": "TYPE_FP32",
@@ -29,14 +28,9 @@ _DATA_TYPES = {
 }
 _DEFAULT_FILE = "model.onnx"
 _DEFAULT_MAX_BATCH_SIZE = 32
-_USAGE_FAMILIES = (
-    ("aquatint_engine_batches_total", "Session runs"),
-    ("aquatint_engine_rows_total", "Rows of all session runs; divided by batches, the rows per batch"),
-    ("aquatint_engine_busy_seconds_total", "Seconds spent in session runs"),
-)
 
 
-class TritonPythonModel:
+class TritonPythonModel(BatchedBackend):
     """One instance: one onnxruntime session."""
 
     @staticmethod
@@ -67,75 +61,19 @@ class TritonPythonModel:
         file = _model_file(Path(args["model_repository"]) / args["model_version"], config)
         providers = _providers(parameters, args["model_instance_kind"], int(args["model_instance_device_id"]))
         self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", 0)))
-        self._inputs = [port.name for port in self._session.get_inputs()]
-        self._scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
-        self._outputs = [port.name for port in self._session.get_outputs()]
-        self._usage = _Usage(args["model_name"])
+        self.inputs = [port.name for port in self._session.get_inputs()]
+        self.scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
+        self.outputs = [port.name for port in self._session.get_outputs()]
+        self.count_usage(args["model_name"])
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all requests whose tensors differ only in rows as one batch each."""
-        responses: list[Any] = [None] * len(requests)
-        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            try:
-                inputs = {name: self._input(request, name) for name in self._inputs}
-            except ValueError as error:
-                responses[index] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
-                continue
-            groups[tuple((v.shape[1:], v.dtype) for v in inputs.values())].append((index, inputs))
-        for members in groups.values():
-            for (index, _), response in zip(members, self._run([inputs for _, inputs in members])):
-                responses[index] = response
-        return responses
+    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """One session run."""
+        outputs: list[np.ndarray] = self._session.run(self.outputs, feed)
+        return outputs
 
     def finalize(self) -> None:
         """Free the session; called once by Triton."""
         del self._session
-
-    def _input(self, request: Any, name: str) -> np.ndarray:
-        tensor = pb_utils.get_input_tensor_by_name(request, name)
-        if tensor is None:
-            raise ValueError(f"input {name} is missing")
-        value = tensor.as_numpy()
-        # Triton has no empty dims: one value per row arrives as (rows, 1) unless its config reshapes it.
-        return value.reshape(-1) if name in self._scalars else value
-
-    def _run(self, batch: list[dict[str, np.ndarray]]) -> list[Any]:
-        feed = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self._inputs}
-        started = time.perf_counter()
-        try:
-            outputs = self._session.run(self._outputs, feed)
-        # onnxruntime raises its own classes for wrong shapes, exhausted memory and provider failures.
-        except Exception as error:
-            pb_utils.Logger.log_error(f"onnxruntime: {error}")
-            return [_error(f"onnxruntime failed: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
-        rows = [len(next(iter(inputs.values()))) for inputs in batch]
-        self._usage.count(sum(rows), time.perf_counter() - started)
-        splits = np.cumsum(rows)[:-1]
-        parts = [np.split(output, splits) for output in outputs]
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor(n, part[i]) for n, part in zip(self._outputs, parts)])
-            for i in range(len(batch))
-        ]
-
-
-class _Usage:
-    """Counts batches, rows and busy seconds of one model; only for ``execute``, which Triton calls on one thread."""
-
-    def __init__(self, model: str) -> None:
-        counter = pb_utils.MetricFamily.COUNTER
-        self._families = [pb_utils.MetricFamily(name, text, counter) for name, text in _USAGE_FAMILIES]
-        self._batches, self._rows, self._seconds = (family.Metric(labels={"model": model}) for family in self._families)
-
-    def count(self, rows: int, seconds: float) -> None:
-        """One session run."""
-        self._batches.increment(1)
-        self._rows.increment(rows)
-        self._seconds.increment(seconds)
-
-
-def _error(message: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
 def _model_file(folder: Path, config: dict[str, Any]) -> Path:

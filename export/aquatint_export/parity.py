@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from aquatint.errors import BundleRejected
-from aquatint.pipeline import GenerationResult, Pipeline
+from aquatint.pipeline import ComponentRunner, GenerationResult, Pipeline
 from aquatint.request import GenerationRequest, ResolvedRequest, resolve
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, random_inputs
-from aquatint_export.runner import OnnxRunner
 
 # ||out - ref|| / ||ref|| of one component against FP32 torch. FP32 kernels differ by rounding only (2e-6 measured on
 # the mini checkpoint); FP16 has 11 bits of mantissa and the error grows through the layers.
@@ -29,7 +29,10 @@ _PROMPTS = (("a flat emoji of a fox on a blue background", 0), ("two apples, not
 
 @dataclass
 class ParityReport:
-    """What was measured and against which bounds; ``failures`` is empty when the gate is passed."""
+    """What was measured and against which bounds; ``failures`` is empty when the gate is passed.
+
+    ``engines`` is the report of TensorRT engines, where there was a GPU to run them.
+    """
 
     dtype: str
     component_bound: float
@@ -37,6 +40,7 @@ class ParityReport:
     components: dict[str, float] = field(default_factory=dict)
     pictures_db: dict[str, float] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    engines: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -57,11 +61,13 @@ def relative_error(out: NDArray[np.float32], ref: NDArray[np.float32]) -> float:
 
 
 @torch.no_grad()
-def reference_outputs(component: Component, seed: int) -> list[tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]]:
-    """Fresh random inputs and what torch makes of them, at shapes the exporter never traced."""
+def reference_outputs(
+    component: Component, seed: int, shapes: Sequence[tuple[int, dict[str, int]]] = _SHAPES
+) -> list[tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]]:
+    """Fresh random inputs and what torch makes of them, by default at shapes the exporter never traced."""
     generator = torch.Generator().manual_seed(seed)
     pairs = []
-    for batch, axes in _SHAPES:
+    for batch, axes in shapes:
         inputs = random_inputs(component, batch, axes, generator)
         outputs = component.module(**inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -73,7 +79,7 @@ def check_component(
     report: ParityReport,
     component: Component,
     references: list[tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]],
-    runner: OnnxRunner,
+    runner: ComponentRunner,
 ) -> None:
     """Compare one exported component with torch's outputs and note the worst relative error."""
     worst = 0.0
@@ -141,7 +147,7 @@ def run_gate(
     exported: list[Component],
     references: dict[str, list[tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]]],
     pipeline: Pipeline,
-    runner: OnnxRunner,
+    runner: ComponentRunner,
     expected: list[NDArray[np.uint8]],
     dtype: str,
 ) -> ParityReport:

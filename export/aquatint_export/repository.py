@@ -15,15 +15,17 @@ from transformers import PreTrainedTokenizerBase
 
 from aquatint import manifest as manifests
 from aquatint import served_model
+from aquatint.errors import BundleRejected
 from aquatint.pipeline import Pipeline
 from aquatint.preview import fit_preview_factors
 from aquatint.served_model import ServedModel
 from aquatint_export import checkpoint as checkpoints
-from aquatint_export import onnx_export, parity, triton_config
+from aquatint_export import onnx_export, parity, serving_gate, tensorrt_build, triton_config
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, Port, components
 from aquatint_export.publish import check_replaceable, publish
 from aquatint_export.runner import OnnxRunner
+from aquatint_export.tensorrt_build import EngineBuilder, EngineOptions
 from aquatint_export.triton_config import Target
 
 _FRONTS = {"": "text_to_image", "_stream": "text_to_image_stream"}
@@ -39,11 +41,13 @@ def export_checkpoint(
     dtype: str = "fp32",
     max_batch_size: int = 32,
     progress: Callable[[str], None] = lambda stage: None,
+    engine_options: EngineOptions | None = None,
 ) -> manifests.Manifest:
     """Export ``source`` and publish the model repository at ``out``, replacing what an earlier export put there.
 
-    ``progress`` is told the name of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out``
-    holds something else, or parity fails; ``out`` is then as it was.
+    With ``engine_options`` the ONNX files, once past the gate, are built into TensorRT engines. ``progress`` is told
+    the name of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out`` holds something else,
+    or parity fails; ``out`` is then as it was.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,7 @@ def export_checkpoint(
     checkpoint = checkpoints.load(source)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         staging = Path(scratch) / "repository"
-        manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress)
+        manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress, engine_options)
         progress("publish")
         publish(manifest, staging, out, Path(scratch))
     return manifest
@@ -65,7 +69,10 @@ def _build(
     dtype: str,
     max_batch_size: int,
     progress: Callable[[str], None],
+    engine_options: EngineOptions | None,
 ) -> manifests.Manifest:
+    # Before the long work: a missing library is told at once.
+    builder = None if engine_options is None else _open_builder(engine_options, target, progress)
     progress("fit previews")
     factors = fit_preview_factors(checkpoint.encode_picture, checkpoint.pipeline.vae_scale_factor).tolist()
     served = checkpoint.served_model(name, max_batch_size, factors)
@@ -86,6 +93,13 @@ def _build(
     pipeline = Pipeline(served, staging / name / _VERSION, runner)
     expected = parity.reference_pictures(checkpoint, pipeline)
     report = parity.run_gate(checkpoint, parts, references, pipeline, runner, expected, dtype)
+    engines = {}
+    if builder is not None:
+        del runner, pipeline
+        engines = _build_engines(builder, parts, served, staging, target, progress)
+        if torch.cuda.is_available():
+            progress("parity gate on the engines")
+            report.engines = serving_gate.run(checkpoint, parts, expected, staging, served, dtype)
 
     return manifests.Manifest(
         model=name,
@@ -93,11 +107,48 @@ def _build(
         licence=checkpoint.licence,
         target=target,
         dtype=dtype,
-        components={part.name: _describe(part) for part in parts},
+        components={part.name: {**_describe(part), **engines.get(part.name, {})} for part in parts},
         parity=report.as_dict(),
         tools={tool: metadata.version(tool) for tool in _TOOLS},
         files=manifests.digest_tree(staging),
     )
+
+
+def _open_builder(options: EngineOptions, target: Target, progress: Callable[[str], None]) -> EngineBuilder:
+    builder, why = tensorrt_build.open_builder(options)
+    progress(f"build engines with {builder.library}: {why}")
+    if target == "ngc" and builder.library != "tensorrt":
+        raise BundleRejected(
+            "Triton's own TensorRT backend cannot load engines of tensorrt_rtx: export inside NVIDIA's image, or with "
+            "--target embedded"
+        )
+    return builder
+
+
+def _build_engines(
+    builder: EngineBuilder,
+    parts: list[Component],
+    served: ServedModel,
+    staging: Path,
+    target: Target,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, object]]:
+    """Put engines in the place of the ONNX files; returns what the manifest says of them."""
+    described: dict[str, dict[str, object]] = {}
+    for part in parts:
+        folder = staging / f"{served.name}_{part.name}"
+        shapes = tensorrt_build.profile(part, served)
+
+        def told(stage: str, name: str = part.name) -> None:
+            progress(f"{name}: {stage}")
+
+        record = builder.build(folder / _VERSION / onnx_export.FILE_NAME, folder / _VERSION, shapes, told)
+        for file in (folder / _VERSION).glob(f"{onnx_export.FILE_NAME}*"):
+            file.unlink()
+        config = triton_config.component_config(part, folder.name, served.max_batch_size, target, "tensorrt")
+        (folder / "config.pbtxt").write_text(config)
+        described[part.name] = {"engine": record.model_dump(exclude={"inputs", "outputs", "profile"})}
+    return described
 
 
 def _cast(component: Component, dtype: str) -> Component:

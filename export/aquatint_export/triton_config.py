@@ -1,7 +1,7 @@
 """Triton model configurations for components, written as ``config.pbtxt``.
 
-Two targets: ``embedded`` runs components with our python-based ``onnx`` backend on the CPU, ``ngc`` with Triton's own
-``onnxruntime`` backend on GPUs. The fronts cannot tell which.
+Two targets: ``embedded`` runs components with our python-based ``onnx`` and ``tensorrt`` backends, ``ngc`` with
+Triton's own ``onnxruntime`` and ``tensorrt`` backends on GPUs. The fronts cannot tell which.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
 from aquatint_export.components import Component, Port
 
 Target = Literal["embedded", "ngc"]
+Engine = Literal["onnx", "tensorrt"]
+# Triton's own backends: platform and file name.
+_NGC: dict[Engine, tuple[str, str]] = {
+    "onnx": ("onnxruntime_onnx", "model.onnx"),
+    "tensorrt": ("tensorrt_plan", "model.plan"),
+}
 TARGETS: tuple[Target, ...] = ("embedded", "ngc")
 
 _DTYPES = {torch.float32: "TYPE_FP32", torch.int64: "TYPE_INT64"}
@@ -25,20 +31,22 @@ _QUEUE_DELAY_US = 500
 _CPU_INSTANCES = 1
 
 
-def component_config(component: Component, name: str, max_batch_size: int, target: Target) -> str:
+def component_config(
+    component: Component, name: str, max_batch_size: int, target: Target, engine: Engine = "onnx"
+) -> str:
     """The text of ``config.pbtxt`` for one component served as ``name``."""
     config = model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch_size)
     config.input.extend(_tensor(model_config_pb2.ModelInput, port) for port in component.inputs)
     config.output.extend(_tensor(model_config_pb2.ModelOutput, port) for port in component.outputs)
     config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY_US
     group = config.instance_group.add(count=_CPU_INSTANCES)
+    on_cpu = target == "embedded" and engine == "onnx"
+    kinds = model_config_pb2.ModelInstanceGroup
+    group.kind = kinds.KIND_CPU if on_cpu else kinds.KIND_GPU
     if target == "embedded":
-        config.backend = "onnx"
-        group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+        config.backend = engine
     else:
-        config.platform = "onnxruntime_onnx"
-        config.default_model_filename = "model.onnx"
-        group.kind = model_config_pb2.ModelInstanceGroup.KIND_GPU
+        config.platform, config.default_model_filename = _NGC[engine]
     text: str = text_format.MessageToString(config)
     return text
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from aquatint import doctor as doctors
 from aquatint import manifest, request
 from aquatint.client import Client, GeneratedImage, Generation, Step, connect
-from aquatint.errors import AquatintError
+from aquatint.errors import AquatintError, BundleRejected, EngineUnavailable, InvalidRequest
 from aquatint.request import GenerationRequest
 from aquatint.server import TritonServer
 from aquatint.settings import ClientSettings, ServerSettings
@@ -32,6 +32,7 @@ from aquatint.terminal import render_png
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 _out = Console()
 _err = Console(stderr=True)
+_log = logging.getLogger("aquatint.cli")
 
 
 class Protocol(StrEnum):
@@ -53,6 +54,15 @@ class ExportEngine(StrEnum):
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
+    DIFFUSERS = "diffusers"
+
+
+class ServeEngine(StrEnum):
+    """What serves a checkpoint."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    ONNX = "onnx"
     DIFFUSERS = "diffusers"
 
 
@@ -212,7 +222,14 @@ def export(
 
 @app.command()
 def serve(
-    repository: Annotated[Path, typer.Argument(help="A model repository made by 'aquatint export'.")],
+    source: Annotated[str, typer.Argument(help="A model repository of 'aquatint export', or a checkpoint.")],
+    engine: Annotated[
+        ServeEngine, typer.Option(help="For a checkpoint. auto: the first that works of tensorrt, onnx, diffusers.")
+    ] = ServeEngine.AUTO,
+    name: Annotated[str, typer.Option(help="For a checkpoint: name of the served model.")] = "mini",
+    cache: Annotated[Path, typer.Option(help="For a checkpoint: where its repositories are kept.")] = Path(
+        "build/served"
+    ),
     http_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="0 for any free port.")] = None,
@@ -221,25 +238,62 @@ def serve(
     once: Annotated[bool, typer.Option("--once", help="Stop after --draw.")] = False,
     log: Annotated[Path | None, typer.Option(help="Write Triton's log to this file instead of stderr.")] = None,
 ) -> None:
-    """Serve a model repository with the embedded tritonserver until Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=_err, show_path=False)])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """Serve a model repository, or a checkpoint, with the embedded tritonserver until Ctrl-C."""
+    handler = RichHandler(console=_err, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("aquatint").setLevel(logging.INFO)
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     settings = ServerSettings().model_copy(update={name: port for name, port in ports.items() if port is not None})
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopping.set())
-    with _clean_errors(), _log_sink(log) as sink:
+    with _clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
+        server, described = _start(stack, source, engine, name, cache, settings, sink)
+        addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
+        _out.print(f"[green]ready[/]  {addresses}", soft_wrap=True)
+        if draw is not None:
+            with _connect(url=server.grpc_url, model=described.model, protocol="grpc") as client:
+                _write(out, _draw(client, request.parse({"prompt": draw}), preview=False).images[0])
+            _out.print(f"picture: {out.resolve()}", soft_wrap=True)
+        if not once:
+            server.watch(_probe(server, described.model), stopping)
+
+
+def _start(
+    stack: contextlib.ExitStack,
+    source: str,
+    engine: ServeEngine,
+    name: str,
+    cache: Path,
+    settings: ServerSettings,
+    sink: Callable[[str], None],
+) -> tuple[TritonServer, manifest.Manifest]:
+    """A running server, and what it serves; for a checkpoint the first engine that works, and the reasons."""
+    repository = Path(source)
+    if (repository / manifest.FILE_NAME).is_file():
         described = manifest.read(repository)
-        with TritonServer(repository, settings, sink) as server:
-            addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
-            _out.print(f"[green]ready[/]  {addresses}", soft_wrap=True)
-            if draw is not None:
-                with _connect(url=server.grpc_url, model=described.model, protocol="grpc") as client:
-                    _write(out, _draw(client, request.parse({"prompt": draw}), preview=False).images[0])
-                _out.print(f"picture: {out.resolve()}", soft_wrap=True)
-            if not once:
-                server.watch(_probe(server, described.model), stopping)
+        if engine not in (ServeEngine.AUTO, described.engine):
+            raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {engine.value}")
+        return stack.enter_context(TritonServer(repository, settings, sink)), described
+    try:
+        from aquatint_export import repositories  # noqa: PLC0415 - needs torch, which only checkpoints need here
+    except ImportError as error:
+        raise BundleRejected(f"this is no model repository, and to export it {error.name} is missing") from None
+    refusals = []
+    for candidate, made, why in repositories(source, name, cache, engine.value, _log.info):
+        if made is None:
+            refusals.append(f"{candidate}: {why}")
+            _log.warning("not served by %s: %s", candidate, why)
+            continue
+        try:
+            server = stack.enter_context(TritonServer(made, settings, sink))
+        except EngineUnavailable as error:
+            refusals.append(f"{candidate}: {error}")
+            _log.warning("not served by %s: %s", candidate, error)
+            continue
+        _log.info("served by %s: %s", candidate, why)
+        return server, manifest.read(made)
+    raise BundleRejected("no engine serves this checkpoint: " + "; ".join(refusals))
 
 
 @contextlib.contextmanager

@@ -28,6 +28,13 @@ class Manifest(BaseModel):
     tools: dict[str, str]
     files: dict[str, str]
 
+    @property
+    def engine(self) -> str:
+        """What runs the model: ``tensorrt``, ``onnx`` or ``diffusers``."""
+        if not self.components:
+            return "diffusers"
+        return "tensorrt" if any("engine" in part for part in self.components.values()) else "onnx"
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file, read in pieces."""

@@ -179,6 +179,12 @@ def export(
     engine: Annotated[
         ExportEngine, typer.Option(help="tensorrt: built from ONNX; diffusers: any pipeline as it is.")
     ] = ExportEngine.ONNX,
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Hold one component at a time; compares components, not pictures.")
+    ] = False,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Leave out a text encoder, like text_encoder_3 (T5); repeatable.")
+    ] = None,
     refit: Annotated[bool, typer.Option("--refit", help="tensorrt: weights can be replaced later.")] = False,
     weight_streaming: Annotated[
         bool, typer.Option("--weight-streaming", help="tensorrt: weights may stay in host memory.")
@@ -212,12 +218,14 @@ def export(
             max_batch_size,
             status.update,
             options if engine is ExportEngine.TENSORRT else None,
+            low_memory,
+            tuple(drop or ()),
         )
     parity = written.parity
     worst = max(parity["components"].values())
-    _out.print(
-        f"{out}  parity: components {worst:.1e}, pictures {min(parity['pictures_db'].values())} dB", soft_wrap=True
-    )
+    pictures = min(parity["pictures_db"].values(), default=None)
+    compared = "pictures not compared" if pictures is None else f"pictures {pictures} dB"
+    _out.print(f"{out}  parity: components {worst:.1e}, {compared}", soft_wrap=True)
 
 
 @app.command()

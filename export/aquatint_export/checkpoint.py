@@ -17,6 +17,7 @@ from aquatint.checkpoint_info import Defaults
 from aquatint.errors import BundleRejected
 from aquatint.scheduler import FlowMatchEulerScheduler
 from aquatint.served_model import ServedModel, TextEncoder
+from aquatint_export import large
 
 _ENCODERS = (
     ("text_encoder", "tokenizer", "clip"),
@@ -31,12 +32,14 @@ _CLIP_TOKENS = 77
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded pipeline in FP32 on the CPU, and where it came from."""
+    """A loaded pipeline in FP32 on the CPU, and where it came from. Components ``apart`` have no weights yet."""
 
+    folder: Path
     pipeline: StableDiffusion3Pipeline
     source: str
     licence: str
     defaults: Defaults
+    apart: tuple[str, ...] = ()
 
     def served_model(self, name: str, max_batch_size: int, preview_factors: list[list[float]]) -> ServedModel:
         """The numbers a front needs to serve this checkpoint under ``name``."""
@@ -114,11 +117,12 @@ class Checkpoint:
         return min(_MAX_T5_TOKENS, tokenizer.model_max_length) if tokenizer is not None else _MAX_T5_TOKENS
 
 
-def load(source: str) -> Checkpoint:
+def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -> Checkpoint:
     """Load a diffusers folder, or a hub id (token from ``HF_TOKEN``).
 
-    Raises ``BundleRejected`` if it is no SD3 pipeline, holds pickled weights where safetensors are needed, or asks for
-    a scheduler we do not have.
+    ``low_memory`` leaves the weights of the large components on the disk; ``without`` drops text encoders. Raises
+    ``BundleRejected`` if it is no SD3 pipeline, holds pickled weights where safetensors are needed, or asks for a
+    scheduler we do not have.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -130,8 +134,14 @@ def load(source: str) -> Checkpoint:
     # diffusers insists on being told that a component is absent.
     optional = [part for encoder in _ENCODERS for part in encoder[:2]]
     absent = {part: None for part in optional if listed.get(part) in (None, [None, None])}
+    for encoder in without:
+        absent |= {encoder: None, encoder.replace("text_encoder", "tokenizer"): None}
+    apart = tuple(part for part in large.APART if low_memory and part not in absent)
+    described = {part: large.described(folder, part) for part in apart}
     try:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **absent)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, **absent, **described
+        )
     except (OSError, ValueError, KeyError) as error:
         raise BundleRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
     _check_scheduler(pipeline)
@@ -140,10 +150,12 @@ def load(source: str) -> Checkpoint:
             component.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
     return Checkpoint(
+        folder,
         pipeline,
         Path(source).name if Path(source).is_dir() else source,
         checkpoint_info.licence(folder),
         checkpoint_info.defaults(folder, source),
+        apart,
     )
 
 

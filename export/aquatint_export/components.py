@@ -111,6 +111,11 @@ class _VaeDecoder(nn.Module):
         return sample.float()
 
 
+def wrap(component: str, model: nn.Module) -> nn.Module:
+    """A transformer or T5 encoder with the inputs and outputs of its component."""
+    return _Transformer(model) if component == "transformer" else _T5(model)
+
+
 def components(checkpoint: Checkpoint) -> list[Component]:
     """The present text encoders, the transformer and the VAE decoder, around the checkpoint's own modules."""
     pipeline = checkpoint.pipeline

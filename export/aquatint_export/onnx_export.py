@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from aquatint_export.components import Component, exportable, random_inputs
 
@@ -18,18 +19,22 @@ _EXAMPLE_AXES = {"sequence": 13, "latent_height": 6, "latent_width": 10}
 
 def export(component: Component, folder: Path) -> Path:
     """Write ``folder/model.onnx`` with dynamic batch, size and sequence axes; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE_NAME
+    program = trace(component, component.module)
+    return save(program, folder, external_data=_weight_bytes(component) > _EXTERNAL_DATA_BYTES)
+
+
+def trace(component: Component, module: nn.Module, optimize: bool = True) -> torch.onnx.ONNXProgram:
+    """The ONNX graph of ``module``, called as ``component`` is. ``optimize`` needs real weights."""
     example = random_inputs(component, 2, _EXAMPLE_AXES, torch.Generator().manual_seed(0))
     dynamic = {
         port.name: {0: "batch", **{i + 1: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}}
         for port in component.inputs
     }
-    with warnings.catch_warnings(), exportable(component.module):
+    with warnings.catch_warnings(), exportable(module):
         # The exporter warns about its own internals (deprecations, names of unused axes).
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            component.module,
+            module,
             args=(),
             kwargs=example,
             dynamo=True,
@@ -37,12 +42,19 @@ def export(component: Component, folder: Path) -> Path:
             input_names=[port.name for port in component.inputs],
             output_names=[port.name for port in component.outputs],
             opset_version=OPSET,
-            optimize=True,
+            optimize=optimize,
             verbose=False,
         )
     if program is None:
         raise RuntimeError(f"torch.onnx.export returned nothing for {component.name}")
-    program.save(str(path), external_data=_weight_bytes(component) > _EXTERNAL_DATA_BYTES)
+    return program
+
+
+def save(program: torch.onnx.ONNXProgram, folder: Path, external_data: bool) -> Path:
+    """Write ``folder/model.onnx``, its weights to a file beside it if asked; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    program.save(str(path), external_data=external_data)
     return path
 
 

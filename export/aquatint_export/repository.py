@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from aquatint import manifest as manifests
@@ -20,9 +21,10 @@ from aquatint.pipeline import Pipeline
 from aquatint.preview import fit_preview_factors
 from aquatint.served_model import ServedModel
 from aquatint_export import checkpoint as checkpoints
-from aquatint_export import onnx_export, parity, serving_gate, tensorrt_build, triton_config
+from aquatint_export import large, onnx_export, parity, serving_gate, streaming, tensorrt_build, triton_config
 from aquatint_export.checkpoint import Checkpoint
-from aquatint_export.components import Component, Port, components
+from aquatint_export.components import Component, Port, components, wrap
+from aquatint_export.parity import ParityReport
 from aquatint_export.publish import check_replaceable, publish
 from aquatint_export.runner import OnnxRunner
 from aquatint_export.tensorrt_build import EngineBuilder, EngineOptions
@@ -42,17 +44,20 @@ def export_checkpoint(
     max_batch_size: int = 32,
     progress: Callable[[str], None] = lambda stage: None,
     engine_options: EngineOptions | None = None,
+    low_memory: bool = False,
+    without: tuple[str, ...] = (),
 ) -> manifests.Manifest:
     """Export ``source`` and publish the model repository at ``out``, replacing what an earlier export put there.
 
-    With ``engine_options`` the ONNX files, once past the gate, are built into TensorRT engines. ``progress`` is told
-    the name of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out`` holds something else,
-    or parity fails; ``out`` is then as it was.
+    ``low_memory`` holds one component at a time and streams the weights of the large ones; whole pictures are then not
+    compared. ``without`` drops text encoders. With ``engine_options`` the ONNX files, once past the gate, are built
+    into TensorRT engines. ``progress`` is told the name of every stage. Raises ``BundleRejected`` if the checkpoint
+    cannot be used, ``out`` holds something else, or parity fails; ``out`` is then as it was.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     progress("load the checkpoint")
-    checkpoint = checkpoints.load(source)
+    checkpoint = checkpoints.load(source, low_memory, without)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         staging = Path(scratch) / "repository"
         manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress, engine_options)
@@ -79,27 +84,29 @@ def _build(
     _write_fronts(checkpoint, served, staging)
 
     parts = components(checkpoint)
-    references, paths = {}, {}
+    report = parity.new_report(dtype)
+    paths = {}
     for component in parts:
         progress(f"export {component.name}")
-        references[component.name] = parity.reference_outputs(component, seed=torch.seed() % 2**31)
         folder = staging / f"{name}_{component.name}"
-        paths[component.name] = onnx_export.export(_cast(component, dtype), folder / _VERSION)
+        paths[component.name] = _export_checked(checkpoint, component, folder / _VERSION, dtype, report)
         config = triton_config.component_config(component, folder.name, max_batch_size, target)
         (folder / "config.pbtxt").write_text(config)
 
-    progress("parity gate")
-    runner = OnnxRunner(paths)
-    pipeline = Pipeline(served, staging / name / _VERSION, runner)
-    expected = parity.reference_pictures(checkpoint, pipeline)
-    report = parity.run_gate(checkpoint, parts, references, pipeline, runner, expected, dtype)
+    expected = []
+    if not checkpoint.apart:
+        progress("parity gate")
+        pipeline = Pipeline(served, staging / name / _VERSION, OnnxRunner(paths))
+        expected = parity.reference_pictures(checkpoint, pipeline)
+        parity.check_pictures(report, expected, pipeline)
+        del pipeline
+    parity.conclude(report)
     engines = {}
     if builder is not None:
-        del runner, pipeline
         engines = _build_engines(builder, parts, served, staging, target, progress)
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and not checkpoint.apart:
             progress("parity gate on the engines")
-            report.engines = serving_gate.run(checkpoint, parts, expected, staging, served, dtype)
+            report.engines = serving_gate.run(parts, expected, staging, served, dtype)
 
     return manifests.Manifest(
         model=name,
@@ -112,6 +119,30 @@ def _build(
         tools={tool: metadata.version(tool) for tool in _TOOLS},
         files=manifests.digest_tree(staging),
     )
+
+
+def _export_checked(
+    checkpoint: Checkpoint, component: Component, folder: Path, dtype: str, report: ParityReport
+) -> Path:
+    """Export one component and compare it with torch in FP32 at once, so that no other is held meanwhile."""
+    seed = torch.seed() % 2**31
+    if component.name in checkpoint.apart:
+        with large.loaded(checkpoint.folder, component.name) as module:
+            real = dataclasses.replace(component, module=wrap(component.name, module))
+            references = parity.reference_outputs(real, seed)
+            if component.name != "transformer":
+                # T5 cannot be traced on fake tensors; it is at least alone in memory.
+                onnx_export.export(dataclasses.replace(real, module=_to(real.module, dtype)), folder)
+            del real, module
+        if component.name == "transformer":
+            streaming.export(component, checkpoint.folder, folder, dtype)
+    else:
+        references = parity.reference_outputs(component, seed)
+        module = component.module if dtype == "fp32" else _to(copy.deepcopy(component.module), dtype)
+        onnx_export.export(dataclasses.replace(component, module=module), folder)
+    path = folder / onnx_export.FILE_NAME
+    parity.check_component(report, component, references, OnnxRunner({component.name: path}))
+    return path
 
 
 def _open_builder(options: EngineOptions, target: Target, progress: Callable[[str], None]) -> EngineBuilder:
@@ -151,10 +182,8 @@ def _build_engines(
     return described
 
 
-def _cast(component: Component, dtype: str) -> Component:
-    if dtype == "fp32":
-        return component
-    return dataclasses.replace(component, module=copy.deepcopy(component.module).half())
+def _to(module: nn.Module, dtype: str) -> nn.Module:
+    return module if dtype == "fp32" else module.half()
 
 
 def _write_fronts(checkpoint: Checkpoint, served: ServedModel, staging: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.checkpoints"]
+
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "pipelines" / "models" / "mini"
 

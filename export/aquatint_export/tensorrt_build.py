@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,10 @@ class EngineBuilder:
         if file is None:
             return None
         cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        with warnings.catch_warnings():
+            # tensorrt_rtx warns that it will have another cache one day; tensorrt has no other.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            config.set_timing_cache(cache, ignore_mismatch=False)
         return cache
 
     def _save_timing_cache(self, cache: Any) -> None:

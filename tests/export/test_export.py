@@ -9,7 +9,7 @@ from aquatint_export.triton_config import TARGETS, parse_config
 
 from aquatint import manifest, served_model
 from aquatint.errors import BundleRejected
-from tests.export.conftest import MakeCheckpoint
+from tests.checkpoints import MakeCheckpoint
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "sd3.5": {},

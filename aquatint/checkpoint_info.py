@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aquatint.errors import BundleRejected
-from aquatint.served_model import ModelInfo
+from aquatint.served_model import ModelInfo, SkipLayerGuidance
 
 DEFAULTS_FILE = "aquatint.json"
 _INDEX = "model_index.json"
@@ -25,6 +25,7 @@ class Defaults(BaseModel):
 
     num_inference_steps: int = 28
     guidance_scale: float = 4.5
+    skip_layer_guidance: SkipLayerGuidance | None = None
 
 
 # The settings that the models' cards on the hub recommend, by the last part of their names. Turbo is distilled to draw
@@ -32,7 +33,9 @@ class Defaults(BaseModel):
 _PUBLISHED = {
     "stable-diffusion-3.5-large-turbo": Defaults(num_inference_steps=4, guidance_scale=0.0),
     "stable-diffusion-3.5-large": Defaults(num_inference_steps=28, guidance_scale=3.5),
-    "stable-diffusion-3.5-medium": Defaults(num_inference_steps=40, guidance_scale=4.5),
+    "stable-diffusion-3.5-medium": Defaults(
+        num_inference_steps=40, guidance_scale=4.5, skip_layer_guidance=SkipLayerGuidance()
+    ),
     "stable-diffusion-3-medium-diffusers": Defaults(num_inference_steps=28, guidance_scale=7.0),
     "stable-diffusion-xl-base-1.0": Defaults(num_inference_steps=50, guidance_scale=5.0),
     "stable-diffusion-v1-5": Defaults(num_inference_steps=50, guidance_scale=7.5),

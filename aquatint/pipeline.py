@@ -138,10 +138,7 @@ class Pipeline:
         timesteps = self.scheduler.timesteps(sigmas)
         for index, timestep in enumerate(timesteps):
             checkpoint()
-            velocity = self.denoise(latents, timestep, prompt_embeds, pooled)
-            if request.uses_guidance:
-                unconditional, conditional = np.split(velocity, 2)
-                velocity = guide(unconditional, conditional, request.guidance_scale)
+            velocity = self._guided(latents, timestep, prompt_embeds, pooled, request, index)
             wanted = request.preview_every and (index + 1) % request.preview_every == 0
             shown = preview(latents - sigmas[index] * velocity, self._preview_factors) if wanted else None
             latents = euler_step(latents, velocity, sigmas[index], sigmas[index + 1])
@@ -173,14 +170,43 @@ class Pipeline:
         """Run every present text encoder on ``prompt``, or take the cached result."""
         return self.cache.get(prompt, self._encode)
 
+    def _guided(
+        self,
+        latents: NDArray[np.float32],
+        timestep: np.float32,
+        prompt_embeds: NDArray[np.float32],
+        pooled: NDArray[np.float32],
+        request: ResolvedRequest,
+        step: int,
+    ) -> NDArray[np.float32]:
+        """Velocity of every picture in one step, all kinds of guidance in one batch."""
+        if not request.uses_guidance:
+            return self.denoise(latents, timestep, prompt_embeds, pooled)
+        skipping = self.served.skip_layer_guidance
+        if skipping is None or not skipping.applies(step, request.num_inference_steps):
+            unconditional, conditional = np.split(self.denoise(latents, timestep, prompt_embeds, pooled), 2)
+            return guide(unconditional, conditional, request.guidance_scale)
+        count = len(latents)
+        # Once more the conditional rows, now without some layers.
+        embeds = np.concatenate([prompt_embeds, prompt_embeds[count:]])
+        pooled = np.concatenate([pooled, pooled[count:]])
+        velocity = self.denoise(latents, timestep, embeds, pooled, skipped_rows=count)
+        unconditional, conditional, skipped = np.split(velocity, 3)
+        guided = guide(unconditional, conditional, request.guidance_scale)
+        return guided + np.float32(skipping.scale) * (conditional - skipped)
+
     def denoise(
         self,
         latents: NDArray[np.float32],
         timestep: np.float32,
         prompt_embeds: NDArray[np.float32],
         pooled: NDArray[np.float32],
+        skipped_rows: int = 0,
     ) -> NDArray[np.float32]:
-        """Velocity for every row, FP32 ``(rows, channels, h, w)``: one transformer call per ``max_batch_size`` rows."""
+        """Velocity for every row, FP32 ``(rows, channels, h, w)``: one transformer call per ``max_batch_size`` rows.
+
+        The last ``skipped_rows`` go without the layers of skip-layer guidance.
+        """
         rows = len(prompt_embeds)
         # With guidance the same latents are denoised twice: unconditional rows first, as in diffusers.
         inputs = {
@@ -189,6 +215,8 @@ class Pipeline:
             "encoder_hidden_states": prompt_embeds,
             "pooled_projections": pooled,
         }
+        if self.served.skip_layer_guidance is not None:
+            inputs["skip_layers"] = (np.arange(rows) >= rows - skipped_rows).astype(np.float32)
         return self._run_in_batches("transformer", inputs, "noise_pred")
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:

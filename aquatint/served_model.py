@@ -25,6 +25,25 @@ class TextEncoder(BaseModel):
     present: bool = True
 
 
+class SkipLayerGuidance(BaseModel):
+    """Guidance away from what the transformer predicts without some of its layers, in an early part of the steps.
+
+    diffusers' ``StableDiffusion3Pipeline`` has it as ``skip_guidance_layers`` and ``skip_layer_guidance_*``; its
+    documentation recommends these values for SD3.5 Medium. ``start`` and ``stop`` are fractions of the steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[int, ...] = (7, 8, 9)
+    scale: float = 2.8
+    start: float = 0.01
+    stop: float = 0.2
+
+    def applies(self, step: int, total_steps: int) -> bool:
+        """Whether it is used in ``step``, counted from 0."""
+        return total_steps * self.start < step < total_steps * self.stop
+
+
 class ModelInfo(BaseModel):
     """What callers may know of a model: its name, defaults and the sizes it draws, in pixels.
 
@@ -60,6 +79,7 @@ class ServedModel(ModelInfo):
     text_encoders: list[TextEncoder]
     scheduler: dict[str, Any]
     preview_factors: list[list[float]]
+    skip_layer_guidance: SkipLayerGuidance | None = None
 
     def info(self) -> ModelInfo:
         """The part that is for callers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from aquatint import checkpoint_info
 
 SENTENCES = ["a flat emoji of a fox on a blue background", "Two apples, noto style", "draw an owl"] * 5
 RECIPE = recipes.load("cpu").model.model_copy(
@@ -38,7 +41,13 @@ MakeCheckpoint = Callable[..., Path]
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
-    def make(*, absent: tuple[str, ...] = (), scheduler: dict[str, Any] | None = None, **transformer: Any) -> Path:
+    def make(
+        *,
+        absent: tuple[str, ...] = (),
+        scheduler: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
+        **transformer: Any,
+    ) -> Path:
         torch.manual_seed(0)
         models.train_tokenizers(SENTENCES, RECIPE, tmp_path / "tokenizers")
         clip, t5 = models.load_tokenizers(tmp_path / "tokenizers")
@@ -62,6 +71,8 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
             pipeline.register_modules(**{component: None, component.replace("text_encoder", "tokenizer"): None})
         pipeline.scheduler.register_to_config(**(scheduler or {}))
         pipeline.save_pretrained(tmp_path / "checkpoint")
+        if defaults is not None:
+            (tmp_path / "checkpoint" / checkpoint_info.DEFAULTS_FILE).write_text(json.dumps(defaults))
         return tmp_path / "checkpoint"
 
     return make

@@ -53,6 +53,7 @@ class DiffusersPipeline:
         folder = fetch(source)
         self.info: ModelInfo = checkpoint_info.model_info(folder, source, name)
         self.cache_counts = (0, 0)
+        self._skipping = checkpoint_info.defaults(folder, source).skip_layer_guidance
         device, why_device = choose_device()
         dtype, why_dtype = choose_dtype(settings.dtype, device)
         self._pipeline = _load(folder, dtype, settings.low_cpu_mem)
@@ -113,6 +114,13 @@ class DiffusersPipeline:
         tokenizer = getattr(self._pipeline, "tokenizer_3", None)
         if tokenizer is not None:
             arguments["max_sequence_length"] = min(_MAX_T5_TOKENS, tokenizer.model_max_length)
+        if self._skipping is not None:
+            arguments |= {
+                "skip_guidance_layers": list(self._skipping.layers),
+                "skip_layer_guidance_scale": self._skipping.scale,
+                "skip_layer_guidance_start": self._skipping.start,
+                "skip_layer_guidance_stop": self._skipping.stop,
+            }
         return {name: value for name, value in arguments.items() if name in self._accepted}
 
     def _dropped_tokens(self, prompt: str) -> int:

@@ -41,6 +41,12 @@ class Checkpoint:
     defaults: Defaults
     apart: tuple[str, ...] = ()
 
+    @property
+    def skip_layers(self) -> tuple[int, ...]:
+        """The transformer's layers that skip-layer guidance goes without; empty where there is none."""
+        guidance = self.defaults.skip_layer_guidance
+        return guidance.layers if guidance is not None else ()
+
     def served_model(self, name: str, max_batch_size: int, preview_factors: list[list[float]]) -> ServedModel:
         """The numbers a front needs to serve this checkpoint under ``name``."""
         transformer, vae = self.pipeline.transformer.config, self.pipeline.vae.config
@@ -67,6 +73,7 @@ class Checkpoint:
             text_encoders=self.text_encoders(),
             scheduler=_plain(self.pipeline.scheduler.config),
             preview_factors=preview_factors,
+            skip_layer_guidance=self.defaults.skip_layer_guidance,
         )
 
     @torch.no_grad()
@@ -145,6 +152,8 @@ def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -
     except (OSError, ValueError, KeyError) as error:
         raise BundleRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
     _check_scheduler(pipeline)
+    defaults = checkpoint_info.defaults(folder, source)
+    _check_skip_layers(defaults, pipeline)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.eval().requires_grad_(False)
@@ -154,9 +163,17 @@ def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -
         pipeline,
         Path(source).name if Path(source).is_dir() else source,
         checkpoint_info.licence(folder),
-        checkpoint_info.defaults(folder, source),
+        defaults,
         apart,
     )
+
+
+def _check_skip_layers(defaults: Defaults, pipeline: StableDiffusion3Pipeline) -> None:
+    # The last block gives no text states back, so there is nothing to keep in its place.
+    count = len(pipeline.transformer.transformer_blocks) - 1
+    skipping = defaults.skip_layer_guidance
+    if skipping is not None and not all(0 <= layer < count for layer in skipping.layers):
+        raise BundleRejected(f"skip_layer_guidance: layers must be from 0 to {count - 1}, are {skipping.layers}")
 
 
 def _check_scheduler(pipeline: StableDiffusion3Pipeline) -> None:

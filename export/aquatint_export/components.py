@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,70 @@ class _Transformer(nn.Module):
         return noise_pred.float()
 
 
+class _SkippableBlock(nn.Module):
+    """A block that leaves alone the rows its gate marks."""
+
+    def __init__(self, block: nn.Module, gate: list[Tensor]) -> None:
+        super().__init__()
+        self.block = block
+        self.gate = gate
+
+    @property
+    def context_pre_only(self) -> bool:
+        """Read by the transformer's loop."""
+        return bool(self.block.context_pre_only)
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, joint_attention_kwargs: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        context, hidden = self.block(
+            hidden_states=hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            temb=temb,
+            joint_attention_kwargs=joint_attention_kwargs,
+        )
+        skip = self.gate[0][:, None, None] > 0.5
+        return torch.where(skip, encoder_hidden_states, context), torch.where(skip, hidden_states, hidden)
+
+
+class _SkippingTransformer(nn.Module):
+    """A transformer whose rows choose for themselves whether to go through ``layers``; weights are shared."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.gate: list[Tensor] = []
+        clone = copy.copy(model)
+        # The copy shares its dictionary of parts with the original, which must keep its blocks.
+        clone.__dict__["_modules"] = dict(model._modules)
+        blocks = [
+            _SkippableBlock(block, self.gate) if index in layers else block
+            for index, block in enumerate(model.transformer_blocks)
+        ]
+        clone.transformer_blocks = nn.ModuleList(blocks)
+        self.wrapped = _Transformer(clone)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        skip_layers: Tensor,
+    ) -> Tensor:
+        self.gate[:] = [skip_layers]
+        noise_pred: Tensor = self.wrapped(hidden_states, timestep, encoder_hidden_states, pooled_projections)
+        self.gate.clear()
+        return noise_pred
+
+
+def weight_name(initializer: str) -> str | None:
+    """The checkpoint's name of a graph's weight; ``None`` for constants of the graph."""
+    name = initializer.removeprefix("wrapped.")
+    if not name.startswith("model."):
+        return None
+    return re.sub(r"(transformer_blocks\.\d+)\.block\.", r"\1.", name.removeprefix("model."))
+
+
 @contextlib.contextmanager
 def exportable(module: nn.Module) -> Iterator[None]:
     """While active, position embeddings are cropped in a way that ONNX can express for every size.
@@ -111,9 +177,11 @@ class _VaeDecoder(nn.Module):
         return sample.float()
 
 
-def wrap(component: str, model: nn.Module) -> nn.Module:
+def wrap(component: str, model: nn.Module, skip_layers: Sequence[int] = ()) -> nn.Module:
     """A transformer or T5 encoder with the inputs and outputs of its component."""
-    return _Transformer(model) if component == "transformer" else _T5(model)
+    if component != "transformer":
+        return _T5(model)
+    return _SkippingTransformer(model, skip_layers) if skip_layers else _Transformer(model)
 
 
 def components(checkpoint: Checkpoint) -> list[Component]:
@@ -122,14 +190,16 @@ def components(checkpoint: Checkpoint) -> list[Component]:
     found = [_text_encoder(checkpoint, encoder) for encoder in checkpoint.text_encoders() if encoder.present]
     config = pipeline.transformer.config
     latent = (config.in_channels, "latent_height", "latent_width")
+    skippable = (Port("skip_layers", torch.float32, ()),) if checkpoint.skip_layers else ()
     transformer = Component(
         "transformer",
-        _Transformer(pipeline.transformer),
+        wrap("transformer", pipeline.transformer, checkpoint.skip_layers),
         (
             Port("hidden_states", torch.float32, latent),
             Port("timestep", torch.float32, ()),
             Port("encoder_hidden_states", torch.float32, ("sequence", config.joint_attention_dim)),
             Port("pooled_projections", torch.float32, (config.pooled_projection_dim,)),
+            *skippable,
         ),
         (Port("noise_pred", torch.float32, latent),),
     )
@@ -168,6 +238,8 @@ def random_inputs(
             inputs[port.name] = torch.randint(0, component.vocab_size, shape, generator=generator)
         elif port.name == "timestep":
             inputs[port.name] = torch.rand(shape, generator=generator) * 1000.0
+        elif port.name == "skip_layers":
+            inputs[port.name] = torch.randint(0, 2, shape, generator=generator).float()
         else:
             inputs[port.name] = torch.randn(shape, generator=generator)
     return inputs

@@ -119,18 +119,25 @@ def reference_pictures(checkpoint: Checkpoint, pipeline: Pipeline) -> list[NDArr
 @torch.no_grad()
 def draw_with_diffusers(checkpoint: Checkpoint, pipeline: Pipeline, request: ResolvedRequest) -> NDArray[np.uint8]:
     """One picture, UINT8 ``(height, width, 3)``, by the checkpoint's own diffusers pipeline."""
-    text: dict[str, Any] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+    options: dict[str, Any] = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
     if checkpoint.pipeline.text_encoder is None or checkpoint.pipeline.text_encoder_2 is None:
         # diffusers cannot encode without both CLIPs, so it is given the embeddings.
         positive, negative = pipeline.encode(request.prompt), pipeline.encode(request.negative_prompt)
-        text = {
+        options = {
             "prompt_embeds": torch.from_numpy(positive.prompt_embeds[None]),
             "negative_prompt_embeds": torch.from_numpy(negative.prompt_embeds[None]),
             "pooled_prompt_embeds": torch.from_numpy(positive.pooled[None]),
             "negative_pooled_prompt_embeds": torch.from_numpy(negative.pooled[None]),
         }
+    if skipping := checkpoint.defaults.skip_layer_guidance:
+        options |= {
+            "skip_guidance_layers": list(skipping.layers),
+            "skip_layer_guidance_scale": skipping.scale,
+            "skip_layer_guidance_start": skipping.start,
+            "skip_layer_guidance_stop": skipping.stop,
+        }
     images: NDArray[np.float32] = checkpoint.pipeline(
-        **text,
+        **options,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
         width=request.width,

@@ -128,14 +128,14 @@ def _export_checked(
     seed = torch.seed() % 2**31
     if component.name in checkpoint.apart:
         with large.loaded(checkpoint.folder, component.name) as module:
-            real = dataclasses.replace(component, module=wrap(component.name, module))
+            real = dataclasses.replace(component, module=wrap(component.name, module, checkpoint.skip_layers))
             references = parity.reference_outputs(real, seed)
             if component.name != "transformer":
                 # T5 cannot be traced on fake tensors; it is at least alone in memory.
                 onnx_export.export(dataclasses.replace(real, module=_to(real.module, dtype)), folder)
             del real, module
         if component.name == "transformer":
-            streaming.export(component, checkpoint.folder, folder, dtype)
+            streaming.export(component, checkpoint.folder, folder, dtype, checkpoint.skip_layers)
     else:
         references = parity.reference_outputs(component, seed)
         module = component.module if dtype == "fp32" else _to(copy.deepcopy(component.module), dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aquatint.errors import BundleRejected
 from aquatint_export import large, onnx_export
-from aquatint_export.components import Component, wrap
+from aquatint_export.components import Component, weight_name, wrap
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def export(component: Component, folder: Path, out: Path, dtype: str) -> Path:
+def export(component: Component, folder: Path, out: Path, dtype: str, skip_layers: Sequence[int] = ()) -> Path:
     """Write ``out/model.onnx`` and its weights beside it; ``folder`` is the checkpoint's. Returns the path.
 
     Raises ``BundleRejected`` if a weight is missing or of another shape.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _default_dtype(_DTYPES[dtype]):
         module = large.build(folder, component.name).eval()
-    wrapped = wrap(component.name, module)
+    wrapped = wrap(component.name, module, skip_layers)
     with FakeTensorMode(allow_non_fake_inputs=True):
         program = onnx_export.trace(component, wrapped, optimize=False)
     weights = _Weights(folder / component.name)
     initializers = program.model.graph.initializers
     for name, value in initializers.items():
-        if name.startswith("model."):
-            value.const_value = weights.lazy(name.removeprefix("model."), value)
+        if (stored := weight_name(name)) is not None:
+            value.const_value = weights.lazy(stored, value)
     return onnx_export.save(program, out, external_data=True)
 
 

@@ -15,6 +15,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sd3.5": {},
     "sd3": {"qk_norm": None, "dual_attention_layers": ()},
     "without t5": {"absent": ("text_encoder_3",), "dual_attention_layers": ()},
+    "skip-layer guidance": {
+        "num_layers": 3,
+        "defaults": {"skip_layer_guidance": {"layers": [0, 1], "start": 0.0, "stop": 0.5}, "num_inference_steps": 8},
+    },
     "dynamic shifting": {"scheduler": {"use_dynamic_shifting": True, "shift": 1.0}},
 }
 

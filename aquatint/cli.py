@@ -54,6 +54,7 @@ class ExportEngine(StrEnum):
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
+    TORCH = "torch"
     DIFFUSERS = "diffusers"
 
 
@@ -177,7 +178,7 @@ def export(
     dtype: Annotated[Dtype, typer.Option(help="Precision of the weights.")] = Dtype.FP32,
     max_batch_size: Annotated[int, typer.Option(min=2, help="Most rows of one denoiser batch.")] = 32,
     engine: Annotated[
-        ExportEngine, typer.Option(help="tensorrt: built from ONNX; diffusers: any pipeline as it is.")
+        ExportEngine, typer.Option(help="tensorrt: built from ONNX; torch: compiled transformer; diffusers: as it is.")
     ] = ExportEngine.ONNX,
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="Hold one component at a time; compares components, not pictures.")
@@ -220,6 +221,7 @@ def export(
             options if engine is ExportEngine.TENSORRT else None,
             low_memory,
             tuple(drop or ()),
+            engine is ExportEngine.TORCH,
         )
     parity = written.parity
     worst = max(parity["components"].values())

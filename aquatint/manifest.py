@@ -30,10 +30,13 @@ class Manifest(BaseModel):
 
     @property
     def engine(self) -> str:
-        """What runs the model: ``tensorrt``, ``onnx`` or ``diffusers``."""
+        """What runs the model: ``tensorrt``, ``torch`` (its transformer), ``onnx`` or ``diffusers``."""
         if not self.components:
             return "diffusers"
-        return "tensorrt" if any("engine" in part for part in self.components.values()) else "onnx"
+        engine = self.components["transformer"].get("engine")
+        if engine is None:
+            return "onnx"
+        return "torch" if engine["library"] == "torch" else "tensorrt"
 
 
 def sha256(path: Path) -> str:

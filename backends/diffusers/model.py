@@ -1,17 +1,23 @@
-"""Bring your own pipeline: a stream front that draws with diffusers in this process.
+"""Diffusers inside Triton, in one of two roles.
 
-The model parameter ``checkpoint`` is a folder, relative to the version folder or absolute, or a hub id; ``DTYPE``
-and ``ENABLE_…`` are read from the environment, or as parameters ``dtype``, ``low_cpu_mem`` and so on.
+Bring your own pipeline: a stream front that draws with a whole ``DiffusionPipeline`` in this process. The parameter
+``checkpoint`` is a folder, relative to the version folder or absolute, or a hub id; ``DTYPE`` and ``ENABLE_…`` are read
+from the environment, or as parameters ``dtype``, ``low_cpu_mem`` and so on.
+
+One component: with the parameter ``component``, the transformer of an exported repository in torch, compiled on a GPU.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 from aquatint_backends.diffusers.pipeline import DiffusersPipeline
 from aquatint_backends.diffusers.placement import PlacementSettings
+from aquatint_backends.diffusers.step_engine import component_folder
+from aquatint_backends.diffusers.step_model import StepModel
 
 from aquatint.errors import AquatintError
 from aquatint.front.base import Front
@@ -20,19 +26,46 @@ from aquatint.settings import FrontSettings
 _SUFFIX = "_stream"
 
 
-class TritonPythonModel(Front):
+class PipelineFront(Front):
     """The decoupled front that holds the weights; ``text_to_image_relay`` serves unary requests over it."""
 
     def open_drawer(self, args: dict[str, str], settings: FrontSettings) -> DiffusersPipeline:
         """Load the pipeline."""
-        config = json.loads(args["model_config"])
-        parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        parameters = _parameters(args)
         known = {name: parameters[name] for name in PlacementSettings.model_fields if name in parameters}
         version = Path(args["model_repository"]) / args["model_version"]
         inside = version / parameters["checkpoint"]
         source = str(inside) if inside.is_dir() else parameters["checkpoint"]
-        name = args["model_name"].removesuffix(_SUFFIX)
+        return DiffusersPipeline(source, args["model_name"].removesuffix(_SUFFIX), PlacementSettings(**known))
+
+
+class TritonPythonModel:
+    """Either role, by the model's parameters."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the weights; called once by Triton."""
+        self._model: Any
         try:
-            return DiffusersPipeline(source, name, PlacementSettings(**known))
+            if "component" in _parameters(args):
+                folder = component_folder(Path(args["model_repository"]) / args["model_version"])
+                self._model = StepModel(folder, json.loads(args["model_config"]), args["model_name"])
+            else:
+                self._model = PipelineFront()
+                self._model.initialize(args)
         except AquatintError as error:
             raise pb_utils.TritonModelException(f"{type(error).__name__}: {error}") from None
+
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Serve requests."""
+        responses: list[Any] | None = self._model.execute(requests)
+        return responses
+
+    def finalize(self) -> None:
+        """Stop; called once by Triton."""
+        if isinstance(self._model, PipelineFront):
+            self._model.finalize()
+
+
+def _parameters(args: dict[str, str]) -> dict[str, str]:
+    config = json.loads(args["model_config"])
+    return {key: value["string_value"] for key, value in config.get("parameters", {}).items()}

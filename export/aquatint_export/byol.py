@@ -45,7 +45,7 @@ def publish_pipeline(
         _write_stream(staging / f"{name}_stream", info, _CHECKPOINT if local else source)
         if local:
             progress("copy the checkpoint")
-            _copy_checkpoint(folder, staging / f"{name}_stream" / VERSION / _CHECKPOINT)
+            copy_checkpoint(folder, staging / f"{name}_stream" / VERSION / _CHECKPOINT)
         manifest = manifests.Manifest(
             model=name,
             source=folder.name if local else source,
@@ -78,8 +78,11 @@ def _write_stream(folder: Path, info: ModelInfo, checkpoint: str) -> None:
     (folder / "config.pbtxt").write_text(triton_config.byol_config(config, checkpoint))
 
 
-def _copy_checkpoint(folder: Path, to: Path) -> None:
-    """Everything but pickles and hidden files; hard links where the file system allows, for weights are large."""
+def copy_checkpoint(folder: Path, to: Path) -> None:
+    """Everything but pickles and hidden files; hard links where the file system allows, for weights are large.
+
+    Raises ``BundleRejected`` if there are no safetensors.
+    """
 
     def link(source: str, target: str) -> None:
         try:

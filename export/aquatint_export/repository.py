@@ -22,6 +22,7 @@ from aquatint.preview import fit_preview_factors
 from aquatint.served_model import ServedModel
 from aquatint_export import checkpoint as checkpoints
 from aquatint_export import large, onnx_export, parity, serving_gate, streaming, tensorrt_build, triton_config
+from aquatint_export.byol import copy_checkpoint
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, Port, components, wrap
 from aquatint_export.parity import ParityReport
@@ -46,13 +47,15 @@ def export_checkpoint(
     engine_options: EngineOptions | None = None,
     low_memory: bool = False,
     without: tuple[str, ...] = (),
+    torch_transformer: bool = False,
 ) -> manifests.Manifest:
     """Export ``source`` and publish the model repository at ``out``, replacing what an earlier export put there.
 
     ``low_memory`` holds one component at a time and streams the weights of the large ones; whole pictures are then not
     compared. ``without`` drops text encoders. With ``engine_options`` the ONNX files, once past the gate, are built
-    into TensorRT engines. ``progress`` is told the name of every stage. Raises ``BundleRejected`` if the checkpoint
-    cannot be used, ``out`` holds something else, or parity fails; ``out`` is then as it was.
+    into TensorRT engines; with ``torch_transformer`` the transformer is served in torch. ``progress`` is told the name
+    of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out`` holds something else, or parity
+    fails; ``out`` is then as it was.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,9 @@ def export_checkpoint(
     checkpoint = checkpoints.load(source, low_memory, without)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         staging = Path(scratch) / "repository"
-        manifest = _build(checkpoint, staging, name, target, dtype, max_batch_size, progress, engine_options)
+        manifest = _build(
+            checkpoint, staging, name, target, dtype, max_batch_size, progress, engine_options, torch_transformer
+        )
         progress("publish")
         publish(manifest, staging, out, Path(scratch))
     return manifest
@@ -75,6 +80,7 @@ def _build(
     max_batch_size: int,
     progress: Callable[[str], None],
     engine_options: EngineOptions | None,
+    torch_transformer: bool,
 ) -> manifests.Manifest:
     # Before the long work: a missing library is told at once.
     builder = None if engine_options is None else _open_builder(engine_options, target, progress)
@@ -101,12 +107,15 @@ def _build(
         parity.check_pictures(report, expected, pipeline)
         del pipeline
     parity.conclude(report)
-    engines = {}
+    engines: dict[str, dict[str, object]] = {}
     if builder is not None:
         engines = _build_engines(builder, parts, served, staging, target, progress)
-        if torch.cuda.is_available() and not checkpoint.apart:
-            progress("parity gate on the engines")
-            report.engines = serving_gate.run(parts, expected, staging, served, dtype)
+    if torch_transformer:
+        engines = _put_torch(checkpoint, next(part for part in parts if part.name == "transformer"), served, staging)
+    # Torch runs anywhere, TensorRT only on a GPU.
+    if not checkpoint.apart and (torch_transformer or (engines and torch.cuda.is_available())):
+        progress("parity gate through a server")
+        report.engines = serving_gate.run(parts, expected, staging, served, _served_dtype(dtype, torch_transformer))
 
     return manifests.Manifest(
         model=name,
@@ -180,6 +189,24 @@ def _build_engines(
         (folder / "config.pbtxt").write_text(config)
         described[part.name] = {"engine": record.model_dump(exclude={"inputs", "outputs", "profile"})}
     return described
+
+
+def _put_torch(
+    checkpoint: Checkpoint, part: Component, served: ServedModel, staging: Path
+) -> dict[str, dict[str, object]]:
+    """Put the transformer's own weights in the place of its ONNX file; returns what the manifest says of them."""
+    folder = staging / f"{served.name}_{part.name}"
+    for file in (folder / _VERSION).glob(f"{onnx_export.FILE_NAME}*"):
+        file.unlink()
+    copy_checkpoint(checkpoint.folder / part.name, folder / _VERSION / part.name)
+    config = triton_config.torch_config(part, folder.name, served.max_batch_size, checkpoint.skip_layers)
+    (folder / "config.pbtxt").write_text(config)
+    return {part.name: {"engine": {"library": "torch"}}}
+
+
+def _served_dtype(dtype: str, torch_transformer: bool) -> str:
+    """Whose bounds apply: on a GPU torch computes in bfloat16, whatever the other components have."""
+    return "bf16" if torch_transformer and torch.cuda.is_available() else dtype
 
 
 def _to(module: nn.Module, dtype: str) -> nn.Module:

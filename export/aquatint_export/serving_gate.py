@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,22 @@ def run(
     ]
     seed = torch.seed() % 2**31
     references = {part.name: parity.reference_outputs(part, seed, shapes) for part in parts}
+    try:
+        return _run(parts, references, expected, staging, served, dtype)
+    finally:
+        # What serving leaves behind is no part of the repository.
+        for cache in list(staging.rglob("__pycache__")):
+            shutil.rmtree(cache)
+
+
+def _run(
+    parts: list[Component],
+    references: dict[str, list[tuple[dict[str, NDArray[Any]], list[NDArray[Any]]]]],
+    expected: list[NDArray[np.uint8]],
+    staging: Path,
+    served: ServedModel,
+    dtype: str,
+) -> dict[str, Any]:
     with (
         TritonServer(staging, ServerSettings(**_FREE_PORTS), verify=False) as server,
         contextlib.closing(TritonRunner(server.grpc_url, served.name, parts)) as runner,

@@ -6,6 +6,7 @@ Triton's own ``onnxruntime`` and ``tensorrt`` backends on GPUs. The fronts canno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -56,6 +57,16 @@ def front_config(source: str, info: ModelInfo, name: str) -> str:
     config = parse_config(source)
     config.name = name
     config.parameters[MODEL_INFO_PARAMETER].string_value = info.model_dump_json()
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def torch_config(component: Component, name: str, max_batch_size: int, skip_layers: Sequence[int]) -> str:
+    """The configuration of a transformer run in torch by the ``diffusers`` backend, which chooses its own device."""
+    config = parse_config(component_config(component, name, max_batch_size, "embedded"))
+    config.backend = "diffusers"
+    config.parameters["component"].string_value = component.name
+    config.parameters["skip_layers"].string_value = ",".join(str(layer) for layer in skip_layers)
     text: str = text_format.MessageToString(config)
     return text
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from aquatint_export import publish_pipeline
+from aquatint_export import export_checkpoint, publish_pipeline
 from aquatint_export.parity import psnr
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,6 +37,7 @@ DOORS = (
     "onnx in Triton, gRPC",
     "onnx in Triton, HTTP stream",
     "onnx in Triton, V2 REST",
+    "torch transformer in Triton, gRPC",
     "diffusers in Triton, gRPC",
     "diffusers in Triton, HTTP stream",
     "diffusers in Triton, V2 REST",
@@ -124,9 +125,22 @@ def diffusers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trito
 
 
 @pytest.fixture(scope="module")
-def doors(server: TritonServer, diffusers_server: TritonServer, runtime: Runtime) -> dict[str, Door]:
+def torch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    repository = tmp_path_factory.mktemp("torch") / "repository"
+    written = export_checkpoint(str(CHECKPOINT), repository, "mini", torch_transformer=True)
+    assert written.engine == "torch"
+    assert written.parity["engines"]["failures"] == []
+    assert not [name for name in written.files if "__pycache__" in name]
+    with TritonServer(repository, FREE_PORTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def doors(
+    server: TritonServer, torch_server: TritonServer, diffusers_server: TritonServer, runtime: Runtime
+) -> dict[str, Door]:
     rest, grpc = f"127.0.0.1:{runtime.http_port}", f"127.0.0.1:{runtime.grpc_port}"
-    found: dict[str, Door] = {}
+    found: dict[str, Door] = {"torch transformer in Triton, gRPC": ClientDoor(torch_server.grpc_url, "grpc")}
     for engine, triton in (("onnx", server), ("diffusers", diffusers_server)):
         found[f"{engine} in Triton, gRPC"] = ClientDoor(triton.grpc_url, "grpc")
         found[f"{engine} in Triton, HTTP stream"] = ClientDoor(triton.http_url, "http")

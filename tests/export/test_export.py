@@ -116,3 +116,25 @@ def test_other_pipelines_are_refused(
 def test_unsupported_schedulers_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     with pytest.raises(BundleRejected, match="use_karras_sigmas"):
         export_checkpoint(str(make_checkpoint(scheduler={"use_karras_sigmas": True})), tmp_path / "repository")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_one_component_at_a_time(make_checkpoint: MakeCheckpoint, tmp_path: Path, dtype: str) -> None:
+    source = make_checkpoint(num_layers=3, defaults={"skip_layer_guidance": {"layers": [0, 1]}})
+    written = export_checkpoint(str(source), tmp_path / "repository", "tiny", dtype=dtype, low_memory=True)
+    assert set(written.parity["components"]) == set(written.components)
+    assert written.parity["pictures_db"] == {}
+    assert "skip_layers" in written.components["transformer"]["inputs"]
+
+
+def test_a_text_encoder_can_be_dropped(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    source = make_checkpoint()
+    written = export_checkpoint(str(source), tmp_path / "repository", "tiny", without=("text_encoder_3",))
+    assert "text_encoder_3" not in written.components
+    assert all(decibels >= 50 for decibels in written.parity["pictures_db"].values())
+
+
+def test_layers_that_cannot_be_skipped_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    source = make_checkpoint(defaults={"skip_layer_guidance": {"layers": [1]}})
+    with pytest.raises(BundleRejected, match="layers must be from 0 to 0"):
+        export_checkpoint(str(source), tmp_path / "repository")

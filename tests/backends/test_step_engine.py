@@ -1,0 +1,100 @@
+"""The torch transformer against diffusers' own, on the CPU: padding, skipped layers, compiled, in other precisions."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from aquatint_backends.diffusers.step_engine import StepEngine, StepSettings, component_folder
+from diffusers import SD3Transformer2DModel
+from numpy.typing import NDArray
+
+from aquatint.errors import BundleRejected
+from tests.checkpoints import MakeCheckpoint
+
+BUCKETS = (1, 4, 8)
+
+
+@pytest.fixture
+def folder(make_checkpoint: MakeCheckpoint) -> Path:
+    return make_checkpoint(num_layers=3) / "transformer"
+
+
+def feed(rows: int, skip: list[int] | None = None, side: int = 8) -> dict[str, NDArray[Any]]:
+    chance = np.random.default_rng(rows)
+    arrays = {
+        "hidden_states": chance.standard_normal((rows, 16, side, side)),
+        "timestep": chance.uniform(0, 1000, rows),
+        "encoder_hidden_states": chance.standard_normal((rows, 24, 64)),
+        "pooled_projections": chance.standard_normal((rows, 64)),
+    }
+    if skip is not None:
+        arrays["skip_layers"] = np.array(skip)
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+@torch.no_grad()
+def reference(folder: Path, rows: dict[str, NDArray[Any]], layers: list[int] | None = None) -> NDArray[np.float32]:
+    model = SD3Transformer2DModel.from_pretrained(folder).eval()
+    tensors = {name: torch.from_numpy(array) for name, array in rows.items() if name != "skip_layers"}
+    output: NDArray[np.float32] = model(**tensors, skip_layers=layers, return_dict=False)[0].numpy()
+    return output
+
+
+def error(out: NDArray[np.float32], ref: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(out - ref) / np.linalg.norm(ref))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 9])
+def test_padding_changes_nothing(folder: Path, rows: int) -> None:
+    """Also beyond the largest bucket."""
+    engine = StepEngine(folder, StepSettings(buckets=BUCKETS))
+    wanted = feed(rows)
+    assert error(engine(wanted), reference(folder, wanted)) < 1e-5
+
+
+def test_rows_skip_layers_for_themselves(folder: Path) -> None:
+    engine = StepEngine(folder, StepSettings(buckets=BUCKETS, skip_layers=(0, 1)))
+    wanted = feed(4, skip=[0, 1, 0, 1])
+    whole, skipped = reference(folder, wanted), reference(folder, wanted, [0, 1])
+    out = engine(wanted)
+    assert error(out[[0, 2]], whole[[0, 2]]) < 1e-5
+    assert error(out[[1, 3]], skipped[[1, 3]]) < 1e-5
+    assert error(skipped, whole) > 1e-2
+
+
+# torch's own compiler uses what torch deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled(folder: Path) -> None:
+    engine = StepEngine(folder, StepSettings(buckets=(4,), compile="true"))
+    assert "torch.compile" in engine.description
+    for rows in (3, 4):
+        wanted = feed(rows)
+        assert error(engine(wanted), reference(folder, wanted)) < 1e-4
+
+
+def test_bfloat16_within_its_bound(folder: Path) -> None:
+    engine = StepEngine(folder, StepSettings(dtype="bfloat16"))
+    wanted = feed(2)
+    assert error(engine(wanted), reference(folder, wanted)) < 8e-2
+
+
+def test_fp8_says_what_is_missing(folder: Path) -> None:
+    assert importlib.util.find_spec("torchao") is None, "test FP8 itself where torchao is installed"
+    with pytest.raises(BundleRejected, match="pip install torchao"):
+        StepEngine(folder, StepSettings(fp8=True))
+
+
+def test_parameters_are_text() -> None:
+    parameters = {"buckets": "1,2", "skip_layers": "", "compile": "false", "fp8": "true", "component": "transformer"}
+    settings = StepSettings.from_parameters(parameters)
+    assert settings == StepSettings(buckets=(1, 2), compile="false", fp8=True)
+
+
+def test_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(BundleRejected, match="weights are missing"):
+        component_folder(tmp_path)

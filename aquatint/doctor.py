@@ -34,6 +34,7 @@ def examine() -> Iterator[Finding]:
         ("export", "diffusers", "export"),
         ("export", "onnxscript", "export"),
         ("pipelines", "accelerate", "pipelines"),
+        ("KServe runtime", "kserve", "serving"),
         ("MCP server", "fastmcp", "mcp"),
         ("images in S3", "boto3", "mcp"),
     ):

@@ -22,6 +22,8 @@ _log = logging.getLogger("aquatint.diffusers")
 
 _INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections")
 SKIP = "skip_layers"
+# From Ada on GPUs multiply FP8.
+_FP8_CAPABILITY = (8, 9)
 # Sizes times buckets: beyond torch's default of 8 compiled shapes it would silently run uncompiled.
 _MAX_COMPILED_SHAPES = 256
 
@@ -59,8 +61,7 @@ class StepEngine:
         self._model = model.to(self.device).eval().requires_grad_(False)
         self.description = f"{self.device} ({why_device}), {dtype or 'native'} ({why_dtype})"
         if settings.fp8:
-            decibels = self._quantize()
-            self.description += f", FP8 linear layers: {decibels:.1f} dB against {dtype}"
+            self.description += f", {self._quantize()}"
         self._call = self._compiled() if self._wants_compiling() else self._model
         _log.info("transformer: %s", self.description)
 
@@ -111,15 +112,16 @@ class StepEngine:
         return torch.compile(self._model, mode=mode, dynamic=False)
 
     @torch.inference_mode()
-    def _quantize(self) -> float:
-        """FP8 weights and activations of the linear layers, by torchao; returns the PSNR of one call against before."""
+    def _quantize(self) -> str:
+        """FP8 linear layers by torchao, in words: which kind, and the PSNR of one call against before."""
         try:
-            from torchao.quantization import (  # noqa: PLC0415 - only needed where FP8 is asked for
-                Float8DynamicActivationFloat8WeightConfig,
-                quantize_,
-            )
+            from torchao import quantization  # noqa: PLC0415 - only needed where FP8 is asked for
         except ImportError as error:
             raise BundleRejected("fp8 needs torchao: pip install torchao") from error
+        if self.device == "cuda" and torch.cuda.get_device_capability() >= _FP8_CAPABILITY:
+            kind, recipe = "weights and activations", quantization.Float8DynamicActivationFloat8WeightConfig()
+        else:
+            kind, recipe = "weights only, for this device multiplies no FP8", quantization.Float8WeightOnlyConfig()
         config = self._model.config
         side = config.sample_size
         chance = torch.Generator().manual_seed(0)
@@ -131,10 +133,11 @@ class StepEngine:
         rows = {name: torch.randn(shape, generator=chance).to(self.device) for name, shape in shapes.items()}
         rows["timestep"] = torch.tensor([900.0, 300.0], device=self.device)
         before = self._run(self._model, rows, None).float()
-        quantize_(self._model, Float8DynamicActivationFloat8WeightConfig())
+        quantization.quantize_(self._model, recipe)
         error = (self._run(self._model, rows, None).float() - before).square().mean()
         peak = before.max() - before.min()
-        return float(10.0 * torch.log10(peak.square() / error))
+        decibels = float(10.0 * torch.log10(peak.square() / error))
+        return f"FP8 linear layers ({kind}): {decibels:.1f} dB against {self._model.dtype}"
 
 
 def component_folder(version: Path) -> Path:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +88,28 @@ def test_bfloat16_within_its_bound(folder: Path) -> None:
 
 
 def test_fp8_says_what_is_missing(folder: Path) -> None:
-    assert importlib.util.find_spec("torchao") is None, "test FP8 itself where torchao is installed"
+    # torchao lives apart (see the Makefile): where it is installed diffusers imports it, with warnings.
+    assert importlib.util.find_spec("torchao") is None
     with pytest.raises(BundleRejected, match="pip install torchao"):
         StepEngine(folder, StepSettings(fp8=True))
+
+
+@pytest.mark.e2e
+def test_fp8_prints_its_psnr(mini_checkpoint: Path) -> None:
+    """The shipped transformer with FP8 weights, in a process that has torchao."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from aquatint_backends.diffusers.step_engine import StepEngine, StepSettings\n"
+        "print(StepEngine(Path(sys.argv[1]), StepSettings(fp8=True, dtype='bfloat16')).description)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(sys.prefix) / "torchao")}
+    command = [sys.executable, "-c", program, str(mini_checkpoint / "transformer")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"FP8 linear layers \(.*\): ([0-9.]+) dB against torch.bfloat16", done.stdout)
+    assert found, done.stdout
+    # 50 dB measured.
+    assert float(found[1]) > 35.0
 
 
 def test_parameters_are_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -23,4 +24,5 @@ def resolve(model_id: str) -> str:
         return str(Storage.download(model_id, target))
     # kserve's storage raises RuntimeError, and botocore's own errors, for whatever goes wrong.
     except Exception as error:
+        shutil.rmtree(target, ignore_errors=True)
         raise BundleRejected(f"MODEL_ID: the model cannot be fetched: {type(error).__name__}") from error

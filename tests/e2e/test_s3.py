@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aquatint_backends.aquatint_runtime import source
 
-from aquatint.errors import ImageNotFound, StoreUnavailable
+from aquatint.errors import BundleRejected, ImageNotFound, StoreUnavailable
 from aquatint.settings import StorageSettings
 from aquatint.storage import FileObjects, ImageStore, ObjectNotFound, open_image_store
 from aquatint.storage.s3 import S3Objects
@@ -143,3 +145,33 @@ async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: Image
     page = await store.page("me", limit=100_000)
     assert {image.id for image in page.images} >= kept.keys()
     assert not any(image.local for image in page.images)
+
+
+def test_the_runtime_fetches_models_from_s3(
+    server: Seaweed, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``MODEL_ID=s3://…`` by KServe's own storage library; what is not there is told in words."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
+    files = {path.relative_to(mini_checkpoint): path for path in mini_checkpoint.rglob("*") if path.is_file()}
+    for name, path in files.items():
+        server.client().upload_file(str(path), BUCKET, f"models/mini/{name}")
+    fetched = Path(source.resolve(f"s3://{BUCKET}/models/mini"))
+    try:
+        for name, path in files.items():
+            assert (fetched / name).read_bytes() == path.read_bytes()
+    finally:
+        shutil.rmtree(fetched)
+    with pytest.raises(BundleRejected, match="the model cannot be fetched"):
+        source.resolve(f"s3://{BUCKET}/models/nothing")
+
+
+@pytest.mark.parametrize(
+    ("model_id", "expected"), [("hf://org/name", "org/name"), ("org/name", "org/name"), ("/tmp", "/tmp")]
+)
+def test_other_sources(model_id: str, expected: str) -> None:
+    assert source.resolve(model_id) == expected
+
+
+def test_a_missing_folder_is_told() -> None:
+    with pytest.raises(BundleRejected, match="no such folder"):
+        source.resolve("/mnt/models-not-there")

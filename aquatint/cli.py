@@ -26,7 +26,7 @@ from aquatint.client import Client, GeneratedImage, Generation, Step, connect
 from aquatint.errors import AquatintError, BundleRejected, EngineUnavailable, InvalidRequest
 from aquatint.request import GenerationRequest
 from aquatint.server import TritonServer
-from aquatint.settings import ClientSettings, ServerSettings
+from aquatint.settings import ClientSettings, ServerSettings, read_settings
 from aquatint.terminal import render_png
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -252,12 +252,13 @@ def serve(
     handler = RichHandler(console=_err, show_path=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("aquatint").setLevel(logging.INFO)
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    settings = ServerSettings().model_copy(update={name: port for name, port in ports.items() if port is not None})
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopping.set())
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    chosen = {port: number for port, number in ports.items() if number is not None}
     with _clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
+        settings = read_settings(ServerSettings).model_copy(update=chosen)
         server, described = _start(stack, source, engine, name, cache, settings, sink)
         addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
         _out.print(f"[green]ready[/]  {addresses}", soft_wrap=True)
@@ -337,8 +338,8 @@ def models(
     url: Annotated[str | None, typer.Option(help="host:port of the server.")] = None,
 ) -> None:
     """Show what a repository holds and whether the server is ready to draw with it."""
-    settings = ClientSettings()
     with _clean_errors():
+        settings = read_settings(ClientSettings)
         described = manifest.read(repository) if repository is not None else None
         name = described.model if described is not None else settings.model
         with _connect(url=url, model=name) as client:

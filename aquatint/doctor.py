@@ -11,7 +11,7 @@ from importlib import metadata
 
 from aquatint.errors import AquatintError
 from aquatint.server.locate import locate
-from aquatint.settings import ServerSettings
+from aquatint.settings import ServerSettings, read_settings
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def examine() -> Iterator[Finding]:
 
 def _tritonserver() -> Finding:
     try:
-        installation = locate(ServerSettings().tritonserver)
+        installation = locate(read_settings(ServerSettings).tritonserver)
     except AquatintError as error:
         return Finding("tritonserver", False, "not found", str(error))
     return Finding("tritonserver", True, f"{installation.binary.name} {installation.why}")

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from aquatint.errors import InvalidRequest, from_validation
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def read_settings(kind: type[S], **overrides: Any) -> S:
+    """Settings from the environment. Raises ``InvalidRequest`` naming the variable that cannot be used."""
+    try:
+        return kind(**overrides)
+    except ValidationError as error:
+        raise InvalidRequest(f"settings: {from_validation(error)}") from None
+    except SettingsError as error:
+        # Its text names the field and the source; the value, which may be a secret, is in its cause alone.
+        raise InvalidRequest(f"settings: {error}; lists and objects are written as JSON") from None
 
 
 class ClientSettings(BaseSettings):

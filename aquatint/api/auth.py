@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from aquatint.errors import Overloaded, Unauthorized
 from aquatint.settings import ApiSettings
+
+_log = logging.getLogger("aquatint.auth")
 
 ADMIN_SCOPE = "aquatint:admin"
 _ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"]
@@ -71,6 +74,9 @@ class JwtTokens:
                 audience=self._audience,
                 options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
             )
+        except jwt.PyJWKClientConnectionError as error:
+            _log.warning("no token can be checked, the JWKS cannot be fetched: %s", error)
+            return None
         except jwt.PyJWTError:
             return None
         return Caller(str(claims["sub"]), ADMIN_SCOPE in str(claims.get("scope", "")).split())

@@ -12,7 +12,7 @@ from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTra
 from aquatint.client._options import Options
 from aquatint.client._sync import Client, GrpcTransport, HttpTransport, Transport
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
-from aquatint.settings import ClientSettings
+from aquatint.settings import ClientSettings, read_settings
 
 __all__ = [
     "AsyncClient",
@@ -29,7 +29,7 @@ __all__ = [
 
 def connect(**overrides: Any) -> Client:
     """A blocking client by ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
-    settings = ClientSettings(**overrides)
+    settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport: Transport = GrpcTransport(options) if settings.protocol == "grpc" else HttpTransport(options)
     return Client(transport, options)
@@ -37,7 +37,7 @@ def connect(**overrides: Any) -> Client:
 
 def connect_async(**overrides: Any) -> AsyncClient:
     """An asyncio client by ``ClientSettings``; call it inside a running event loop."""
-    settings = ClientSettings(**overrides)
+    settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport = AsyncGrpcTransport(options) if settings.protocol == "grpc" else AsyncHttpTransport(options)
     return AsyncClient(transport, options)

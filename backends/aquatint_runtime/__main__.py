@@ -22,13 +22,14 @@ from aquatint.api.errors import add_error_handler
 from aquatint.api.guard import BodyLimit
 from aquatint.errors import AquatintError
 from aquatint.local_engine import LocalEngine
+from aquatint.settings import read_settings
 
 _log = logging.getLogger("aquatint.runtime")
 
 
 def main() -> None:
     """Answer at once, be ready once the pipeline is loaded, end if it cannot be."""
-    settings = RuntimeSettings()
+    settings, placement = _settings()
     engine = LocalEngine(1 + settings.max_queued, settings.request_timeout_s)
     model = TextToImage(settings.model_name, engine)
     # KServe leaves who may call to what stands before it.
@@ -42,13 +43,20 @@ def main() -> None:
     server = ModelServer()
     # Registered before it is ready: KServe's start() would refuse it.
     server.register_model(model)
-    threading.Thread(target=_load, args=(settings, engine, model), daemon=True).start()
+    threading.Thread(target=_load, args=(settings, placement, engine, model), daemon=True).start()
     server.start([])
 
 
-def _load(settings: RuntimeSettings, engine: LocalEngine, model: TextToImage) -> None:
+def _settings() -> tuple[RuntimeSettings, PlacementSettings]:
     try:
-        engine.load(DiffusersPipeline(resolve(settings.model_id), settings.model_name, PlacementSettings()))
+        return read_settings(RuntimeSettings), read_settings(PlacementSettings)
+    except AquatintError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+def _load(settings: RuntimeSettings, placement: PlacementSettings, engine: LocalEngine, model: TextToImage) -> None:
+    try:
+        engine.load(DiffusersPipeline(resolve(settings.model_id), settings.model_name, placement))
         model.load()
     except AquatintError as error:
         _log.error("%s: %s", type(error).__name__, error)

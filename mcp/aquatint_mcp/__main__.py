@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 
 from aquatint.client import connect_async
 from aquatint.errors import AquatintError, InvalidRequest
-from aquatint.settings import ApiSettings, StorageSettings
+from aquatint.settings import ApiSettings, StorageSettings, read_settings
 from aquatint.storage import open_image_store
 from aquatint_mcp.app import create_app
 from aquatint_mcp.server import build_server
@@ -51,7 +51,8 @@ def serve(
 
 
 async def _serve_http() -> None:
-    settings, storage, mcp_settings = ApiSettings(), StorageSettings(), McpSettings()
+    settings, storage = read_settings(ApiSettings), read_settings(StorageSettings)
+    mcp_settings = read_settings(McpSettings)
     check_exposure(settings)
     store = open_image_store(storage, settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
@@ -69,8 +70,8 @@ async def _serve_http() -> None:
 
 
 async def _serve_stdio() -> None:
-    settings, mcp_settings = ApiSettings(), McpSettings()
-    store = open_image_store(StorageSettings(), settings.base_url)
+    settings, mcp_settings = read_settings(ApiSettings), read_settings(McpSettings)
+    store = open_image_store(read_settings(StorageSettings), settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
         server = build_server(engine, store, mcp_settings.inline_bytes, mcp_settings.preview_every)
         await server.run_stdio_async(show_banner=False)

@@ -71,21 +71,17 @@ class StorageSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
 
-    path: Path = Field(default=Path("build/images"), validation_alias=AliasChoices("path", "IMAGE_OUTPUT_PATH"))
-    bucket: str | None = Field(default=None, validation_alias=AliasChoices("bucket", "AWS_S3_BUCKET"))
-    prefix: str = Field(default="", validation_alias=AliasChoices("prefix", "AQUATINT_S3_PREFIX"))
+    path: Path = Field(default=Path("build/images"), validation_alias="IMAGE_OUTPUT_PATH")
+    bucket: str | None = Field(default=None, validation_alias="AWS_S3_BUCKET")
+    prefix: str = Field(default="", validation_alias="AQUATINT_S3_PREFIX")
     endpoint_url: str | None = Field(
-        default=None, validation_alias=AliasChoices("endpoint_url", "AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3")
+        default=None, validation_alias=AliasChoices("AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3")
     )
-    presigned: bool = Field(default=False, validation_alias=AliasChoices("presigned", "AQUATINT_PRESIGNED_URLS"))
-    ttl_s: float = Field(default=7 * 24 * 3600.0, ge=0, validation_alias=AliasChoices("ttl_s", "AQUATINT_IMAGE_TTL_S"))
-    quota_bytes: int = Field(
-        default=1 << 30, ge=0, validation_alias=AliasChoices("quota_bytes", "AQUATINT_IMAGE_QUOTA_BYTES")
-    )
-    id_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("id_key", "AQUATINT_IMAGE_ID_KEY"))
-    sweep_every_s: float = Field(
-        default=300.0, gt=0, validation_alias=AliasChoices("sweep_every_s", "AQUATINT_IMAGE_SWEEP_EVERY_S")
-    )
+    presigned: bool = Field(default=False, validation_alias="AQUATINT_PRESIGNED_URLS")
+    ttl_s: float = Field(default=7 * 24 * 3600.0, ge=0, validation_alias="AQUATINT_IMAGE_TTL_S")
+    quota_bytes: int = Field(default=1 << 30, ge=0, validation_alias="AQUATINT_IMAGE_QUOTA_BYTES")
+    id_key: SecretStr | None = Field(default=None, validation_alias="AQUATINT_IMAGE_ID_KEY")
+    sweep_every_s: float = Field(default=300.0, gt=0, validation_alias="AQUATINT_IMAGE_SWEEP_EVERY_S")
 
 
 class ApiSettings(BaseSettings):
@@ -93,9 +89,9 @@ class ApiSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
 
-    host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("host", "HOST"))
-    port: int = Field(default=8080, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT"))
-    public_url: str | None = Field(default=None, validation_alias=AliasChoices("public_url", "PUBLIC_URL"))
+    host: str = Field(default="127.0.0.1", validation_alias="AQUATINT_HOST")
+    port: int = Field(default=8080, ge=0, le=65535, validation_alias="PORT")
+    public_url: str | None = Field(default=None, validation_alias="PUBLIC_URL")
     tokens: dict[str, SecretStr] = {}
     jwks_url: str | None = None
     jwt_issuer: str | None = None

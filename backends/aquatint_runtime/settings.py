@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -11,8 +11,8 @@ class RuntimeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", extra="ignore", populate_by_name=True)
 
-    model_id: str = Field(default="/mnt/models", validation_alias=AliasChoices("model_id", "MODEL_ID"))
-    model_name: str = Field(default="model", validation_alias=AliasChoices("model_name", "MODEL_NAME"))
+    model_id: str = Field(default="/mnt/models", validation_alias="MODEL_ID")
+    model_name: str = Field(default="model", validation_alias="MODEL_NAME")
     max_queued: int = Field(default=16, ge=0)
     request_timeout_s: float = Field(default=600.0, gt=0)
     max_body_bytes: int = Field(default=1 << 20, gt=0)

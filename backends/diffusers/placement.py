@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aquatint.errors import InvalidRequest
@@ -19,14 +19,12 @@ class PlacementSettings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
 
-    dtype: Dtype = Field(default="auto", validation_alias=AliasChoices("dtype", "DTYPE"))
-    low_cpu_mem: bool = Field(default=True, validation_alias=AliasChoices("low_cpu_mem", "ENABLE_LOW_CPU_MEM"))
-    attention_slicing: bool = Field(
-        default=False, validation_alias=AliasChoices("attention_slicing", "ENABLE_ATTENTION_SLICING")
-    )
-    vae_slicing: bool = Field(default=False, validation_alias=AliasChoices("vae_slicing", "ENABLE_VAE_SLICING"))
-    vae_tiling: bool = Field(default=False, validation_alias=AliasChoices("vae_tiling", "ENABLE_VAE_TILING"))
-    cpu_offload: bool = Field(default=False, validation_alias=AliasChoices("cpu_offload", "ENABLE_CPU_OFFLOAD"))
+    dtype: Dtype = Field(default="auto", validation_alias="DTYPE")
+    low_cpu_mem: bool = Field(default=True, validation_alias="ENABLE_LOW_CPU_MEM")
+    attention_slicing: bool = Field(default=False, validation_alias="ENABLE_ATTENTION_SLICING")
+    vae_slicing: bool = Field(default=False, validation_alias="ENABLE_VAE_SLICING")
+    vae_tiling: bool = Field(default=False, validation_alias="ENABLE_VAE_TILING")
+    cpu_offload: bool = Field(default=False, validation_alias="ENABLE_CPU_OFFLOAD")
 
 
 def choose_device() -> tuple[str, str]:

@@ -64,5 +64,5 @@ def _is_current(source: str, out: Path) -> bool:
     if not folder.is_dir():
         return made.source == source
     written = (out / manifests.FILE_NAME).stat().st_mtime
-    newest = max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file())
-    return made.source == folder.name and newest < written
+    changed = any(path.stat().st_mtime >= written for path in folder.rglob("*") if path.is_file())
+    return made.source == folder.name and not changed

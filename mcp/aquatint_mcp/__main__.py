@@ -82,8 +82,8 @@ def check_exposure(settings: ApiSettings) -> None:
     protected = settings.tokens or settings.jwks_url or settings.allow_anonymous
     if not protected and not _is_loopback(settings.host):
         raise InvalidRequest(
-            "HOST: without tokens this server only listens on loopback; set AQUATINT_TOKENS or AQUATINT_JWKS_URL, or "
-            "AQUATINT_ALLOW_ANONYMOUS=true if everyone who can reach it may use it"
+            "AQUATINT_HOST: without tokens this server only listens on loopback; set AQUATINT_TOKENS or "
+            "AQUATINT_JWKS_URL, or AQUATINT_ALLOW_ANONYMOUS=true if everyone who can reach it may use it"
         )
 
 

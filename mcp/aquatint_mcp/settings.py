@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -18,10 +18,8 @@ class McpSettings(BaseSettings):
 
     inline_bytes: int = Field(default=256 << 10, ge=0)
     preview_every: int = Field(default=4, ge=1)
-    runtime_url: str | None = Field(default=None, validation_alias=AliasChoices("runtime_url", "DIFFUSERS_RUNTIME_URL"))
-    runtime_model: str | None = Field(
-        default=None, validation_alias=AliasChoices("runtime_model", "DIFFUSERS_MODEL_ID")
-    )
+    runtime_url: str | None = Field(default=None, validation_alias="DIFFUSERS_RUNTIME_URL")
+    runtime_model: str | None = Field(default=None, validation_alias="DIFFUSERS_MODEL_ID")
 
     def engine(self) -> dict[str, Any]:
         """Overrides for ``connect_async``: the diffusers runtime over HTTP if it is named, else nothing."""

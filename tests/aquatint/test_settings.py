@@ -13,6 +13,15 @@ def test_names_of_the_seed_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (api.port, api.base_url) == (9, "https://host")
 
 
+def test_other_programs_variables_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``PATH`` above all is no folder for pictures."""
+    before = read_settings(StorageSettings), read_settings(ApiSettings), read_settings(ServerSettings)
+    fields = {*StorageSettings.model_fields, *ApiSettings.model_fields, *ServerSettings.model_fields}
+    for name in fields - {"port", "public_url"}:
+        monkeypatch.setenv(name.upper(), "set by somebody else")
+    assert (read_settings(StorageSettings), read_settings(ApiSettings), read_settings(ServerSettings)) == before
+
+
 def test_wrong_values_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AQUATINT_HTTP_PORT", "99999")
     with pytest.raises(InvalidRequest, match="settings: http_port: Input should be less than or equal to 65535"):

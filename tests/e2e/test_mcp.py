@@ -235,7 +235,7 @@ def test_strangers_are_kept_out(server: TritonServer, tmp_path: Path) -> None:
 def test_it_says_why_it_does_not_start(server: TritonServer, tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "aquatint-mcp"],
-        env=environment(server, tmp_path, HOST="0.0.0.0"),
+        env=environment(server, tmp_path, AQUATINT_HOST="0.0.0.0"),
         capture_output=True,
         text=True,
         check=False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 
 from aquatint_backends.aquatint_runtime.inference import TextToImage
@@ -15,7 +14,7 @@ from aquatint_backends.diffusers.placement import PlacementSettings
 from kserve import ModelServer
 from kserve.model_server import app
 
-from aquatint import api
+from aquatint import api, errors
 from aquatint.api.auth import caller_of
 from aquatint.api.disconnect import CancelOnDisconnect
 from aquatint.api.errors import add_error_handler
@@ -58,9 +57,11 @@ def _load(settings: RuntimeSettings, placement: PlacementSettings, engine: Local
     try:
         engine.load(DiffusersPipeline(resolve(settings.model_id), settings.model_name, placement))
         model.load()
-    except AquatintError as error:
-        _log.error("%s: %s", type(error).__name__, error)
-        os.kill(os.getpid(), signal.SIGTERM)
+    # Whatever it is, a runtime that will never be ready must end and say why. It has served nobody yet.
+    except Exception as error:
+        _log.error(errors.to_wire(errors.internal(error)))
+        logging.shutdown()
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -277,4 +277,4 @@ def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
     finally:
         small.stop()
     wrong = Runtime(MODEL_ID=str(tmp_path))
-    assert wrong.process.wait(timeout=120) is not None
+    assert wrong.process.wait(timeout=120) == 1

@@ -28,6 +28,9 @@ _log = logging.getLogger("aquatint.runtime")
 
 def main() -> None:
     """Answer at once, be ready once the pipeline is loaded, end if it cannot be."""
+    # KServe sets up its own loggers alone.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+    logging.getLogger("aquatint").setLevel(logging.INFO)
     settings, placement = _settings()
     engine = LocalEngine(1 + settings.max_queued, settings.request_timeout_s)
     model = TextToImage(settings.model_name, engine)

@@ -10,6 +10,7 @@ One component: with the parameter ``component``, the transformer of an exported 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights; called once by Triton."""
         self._model: Any
+        # Triton takes what its Python processes write to stderr into its own log.
+        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+        logging.getLogger("aquatint").setLevel(logging.INFO)
         try:
             if "component" in _parameters(args):
                 folder = component_folder(Path(args["model_repository"]) / args["model_version"])

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -87,7 +88,9 @@ class Runtime:
         self.statuses: list[int] = []
         ports = [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}"]
         environment = {**os.environ, "MODEL_NAME": "mini", **settings}
-        self.process = subprocess.Popen([BIN / "aquatint-runtime", *ports], env=environment)
+        self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed by stop
+        command = [BIN / "aquatint-runtime", *ports]
+        self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
 
     @property
     def url(self) -> str:
@@ -104,6 +107,7 @@ class Runtime:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=60)
+        self.log.close()
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +234,12 @@ def test_images_api_on_the_same_port(runtime: Runtime) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
 
 
+def test_the_choice_of_dtype_is_explained(runtime: Runtime) -> None:
+    assert (
+        "cpu (no CUDA device and no Apple GPU); torch.float32 (auto: CPUs compute" in Path(runtime.log.name).read_text()
+    )
+
+
 def test_metadata_and_metrics(runtime: Runtime) -> None:
     metadata = httpx.get(f"{runtime.url}/v2/models/mini").json()
     assert {tensor["name"]: tensor["datatype"] for tensor in metadata["inputs"]}["seed"] == "INT64"
@@ -263,7 +273,7 @@ def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
         assert answer.status_code != 429 or int(answer.headers["retry-after"]) > 0
         statuses.append(answer.status_code)
 
-    body = {**LONG, "num_inference_steps": 20}
+    body = {**LONG, "num_inference_steps": 20, "num_images": 3}
     try:
         assert eventually(small.is_ready, within_s=120.0)
         assert set(small.statuses[:-1]) <= {404, 503}
@@ -278,3 +288,5 @@ def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
         small.stop()
     wrong = Runtime(MODEL_ID=str(tmp_path))
     assert wrong.process.wait(timeout=120) == 1
+    assert "BundleRejected: this folder has no model_index.json" in Path(wrong.log.name).read_text()
+    wrong.stop()

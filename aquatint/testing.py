@@ -61,6 +61,10 @@ class FakeTransport:
         """Only the served model is ready."""
         return model == self.served.name
 
+    def describe(self, model: str) -> ModelInfo:
+        """The fake model."""
+        return self.served.info()
+
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """The last event of ``stream``."""
         *_, last = self.stream(model, request, timeout_s)

@@ -37,6 +37,9 @@ class CancelOnDisconnect:
 
         watching = asyncio.ensure_future(pump())
         try:
+            await asyncio.wait({handling, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and (error := watching.exception()) is not None:
+                raise error
             # A cancelled handler has nobody to answer.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(handling)

@@ -19,6 +19,7 @@ from aquatint.client._options import Options, with_seed
 from aquatint.errors import AquatintError, DeadlineExceeded, EngineUnavailable
 from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
+from aquatint.served_model import ModelInfo
 
 
 class Transport(Protocol):
@@ -29,6 +30,9 @@ class Transport(Protocol):
 
     def is_ready(self, model: str) -> bool:
         """Whether the model is ready."""
+
+    def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits. Raises ``AquatintError``."""
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """Draw and wait. Raises ``AquatintError``."""
@@ -54,6 +58,14 @@ class GrpcTransport:
             return bool(self._client.is_model_ready(model))
         except InferenceServerException:
             return False
+
+    def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits."""
+        try:
+            answer = self._client.get_model_config(model, as_json=True)
+        except InferenceServerException as error:
+            raise messages.from_triton(error) from None
+        return messages.model_info(answer["config"].get("parameters", {}), model)
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """One unary call; its deadline is the server's too."""
@@ -113,6 +125,16 @@ class HttpTransport:
             return self._client.get(f"/v2/models/{model}/ready").status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
+
+    def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits."""
+        try:
+            response = self._client.get(f"/v2/models/{model}/config")
+        except httpx.TransportError as error:
+            raise EngineUnavailable(f"the server cannot be reached: {type(error).__name__}") from None
+        if response.is_error:
+            raise http_error(response.status_code, response.content)
+        return messages.model_info(response.json().get("parameters", {}), model)
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """The last event of ``stream``."""
@@ -179,6 +201,10 @@ class Client:
     def is_ready(self, model: str | None = None) -> bool:
         """Whether the model's front is ready to draw."""
         return self._transport.is_ready(model or self._options.model)
+
+    def models(self) -> list[ModelInfo]:
+        """The configured models, the default first, as the server describes them. Raises ``AquatintError``."""
+        return [self._transport.describe(model) for model in self._options.models]
 
     def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""

@@ -52,6 +52,16 @@ def test_a_picture_over_each_protocol(client: Client) -> None:
     assert set(generation.timings) == {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 
 
+def test_models_describe_themselves(server: TritonServer, client: Client) -> None:
+    (info,) = client.models()
+    assert (info.name, info.default_width, info.max_size) == ("mini", 64, 128)
+    component = {"url": server.grpc_url, "protocol": "grpc", "models": ["mini_transformer"]}
+    with connect(**component) as other, pytest.raises(errors.ModelNotFound, match="no text-to-image model"):
+        other.models()
+    with connect(url=server.http_url, protocol="http", model="nothing") as other, pytest.raises(errors.ModelNotFound):
+        other.models()
+
+
 def test_same_seed_same_bytes_on_every_path(server: TritonServer, client: Client) -> None:
     first = client.generate(FOX).images[0].png
     assert client.generate(FOX).images[0].png == first

@@ -89,7 +89,7 @@ class S3Objects:
         return url
 
     def check(self) -> None:
-        """The bucket must exist and be ours to use. A listing, because not every server checks who asks a HEAD."""
+        """The bucket must exist and be ours to use. A listing, because a refused HEAD gives no reason."""
         try:
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:

@@ -67,7 +67,8 @@ class BatchedBackend(ABC):
         # Engines raise classes of their own for wrong shapes, exhausted memory and device failures.
         except Exception as error:
             pb_utils.Logger.log_error(f"the engine failed: {error}")
-            return [_error(f"the engine failed: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
+            # A response of its own for each: Triton frees the memory of every one it is given.
+            return [_error(f"the engine failed: {error}", pb_utils.TritonError.INTERNAL) for _ in batch]
         rows = [len(next(iter(inputs.values()))) for inputs in batch]
         self._usage.count(sum(rows), time.perf_counter() - started)
         splits = np.cumsum(rows)[:-1]

@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import grpc
 import httpx
 import tenacity
 import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
 from aquatint.client import _messages as messages
-from aquatint.client._options import Options, with_seed
+from aquatint.client._options import GRPC_CHANNEL, Options, with_seed
 from aquatint.client._sync import http_error
 from aquatint.errors import DeadlineExceeded, EngineUnavailable
 from aquatint.generation import Generation, StreamEvent
@@ -28,7 +29,7 @@ class AsyncGrpcTransport:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._client = tritonclient.grpc.aio.InferenceServerClient(options.url)
+        self._client = tritonclient.grpc.aio.InferenceServerClient(options.url, channel_args=GRPC_CHANNEL)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -83,6 +84,10 @@ class AsyncGrpcTransport:
                     return
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
+        # Triton's client lets gRPC's own exception through where there is no stream to be had.
+        except grpc.aio.AioRpcError as error:
+            status = InferenceServerException(msg=error.details() or "", status=str(error.code()))
+            raise messages.from_triton(status) from None
         finally:
             answers.cancel()
 
@@ -176,8 +181,9 @@ class AsyncClient:
         return await self._transport.is_ready(model or self._options.model)
 
     async def models(self) -> list[ModelInfo]:
-        """The configured models, the default first, as the server describes them. Raises ``AquatintError``."""
-        return [await self._transport.describe(model) for model in self._options.models]
+        """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
+        describe = tenacity.AsyncRetrying(**self._options.retrying()).wraps(self._transport.describe)
+        return [await describe(model) for model in self._options.models]
 
     async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""

@@ -123,4 +123,7 @@ def from_triton(error: InferenceServerException) -> AquatintError:
     if not isinstance(found, errors.Internal):
         return found
     kind = _STATUS_ERRORS.get(str(error.status()), errors.Internal)
+    if kind is errors.EngineUnavailable:
+        # gRPC's own words here are of sockets and addresses.
+        return kind("the server cannot be reached or is going away")
     return kind(message or "the server gave no reason")

@@ -6,7 +6,7 @@ import json
 import queue
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Protocol
 
 import httpx
@@ -15,7 +15,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from aquatint.client import _messages as messages
-from aquatint.client._options import Options, with_seed
+from aquatint.client._options import GRPC_CHANNEL, Options, with_seed
 from aquatint.errors import AquatintError, DeadlineExceeded, EngineUnavailable
 from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
@@ -46,7 +46,7 @@ class GrpcTransport:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._client = tritonclient.grpc.InferenceServerClient(options.url)
+        self._client = tritonclient.grpc.InferenceServerClient(options.url, channel_args=GRPC_CHANNEL)
 
     def close(self) -> None:
         """Close the connection."""
@@ -81,11 +81,13 @@ class GrpcTransport:
         """One call on a stream of its own; leaving the iterator cancels it on the server."""
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         deadline = time.monotonic() + timeout_s
-        client = tritonclient.grpc.InferenceServerClient(self._options.url)
+        client = tritonclient.grpc.InferenceServerClient(self._options.url, channel_args=GRPC_CHANNEL)
         with closing(client):
             client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout_s)
             try:
-                client.async_stream_infer(**messages.stream_call(model, request, timeout_s))
+                # A stream that has failed by now refuses the call; why it failed is among the answers.
+                with suppress(InferenceServerException):
+                    client.async_stream_infer(**messages.stream_call(model, request, timeout_s))
                 yield from self._events(answers, deadline)
             finally:
                 client.stop_stream(cancel_requests=True)
@@ -203,8 +205,9 @@ class Client:
         return self._transport.is_ready(model or self._options.model)
 
     def models(self) -> list[ModelInfo]:
-        """The configured models, the default first, as the server describes them. Raises ``AquatintError``."""
-        return [self._transport.describe(model) for model in self._options.models]
+        """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
+        describe = tenacity.Retrying(**self._options.retrying()).wraps(self._transport.describe)
+        return [describe(model) for model in self._options.models]
 
     def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""

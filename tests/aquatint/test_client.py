@@ -1,5 +1,6 @@
 import inspect
 import json
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from tritonclient.utils import InferenceServerException
 
 import aquatint.client
 from aquatint import errors, png
-from aquatint.client import AsyncClient, Client, Generation, Step
+from aquatint.client import AsyncClient, Client, Generation, Step, connect, connect_async
 from aquatint.client import _messages as messages
 from aquatint.request import GenerationRequest
 from aquatint.testing import FakeTransport, fake_client
@@ -95,6 +96,26 @@ def test_only_set_fields_are_sent() -> None:
 )
 def test_triton_errors(message: str, status: str, kind: type[errors.AquatintError]) -> None:
     assert type(messages.from_triton(InferenceServerException(message, status))) is kind
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_nobody_there(protocol: Literal["grpc", "http"]) -> None:
+    """Every call of both clients says so in the words of the table, without addresses."""
+    wanted = GenerationRequest(prompt="x")
+    options = {"url": "127.0.0.1:9", "protocol": protocol, "retries": 0}
+    with connect(**options) as client:
+        calls = [lambda: client.generate(wanted), lambda: list(client.stream(wanted)), client.models]
+        for call in calls:
+            with pytest.raises(errors.EngineUnavailable, match="cannot be reached") as error:
+                call()
+            assert "127.0.0.1" not in str(error.value)
+        assert not client.is_ready()
+    async with connect_async(**options) as client:
+        for awaitable in (client.generate(wanted), anext(client.stream(wanted)), client.models()):
+            with pytest.raises(errors.EngineUnavailable, match="cannot be reached") as error:
+                await awaitable
+            assert "127.0.0.1" not in str(error.value)
+        assert not await client.is_ready()
 
 
 def test_json_errors_are_raised() -> None:

@@ -1,4 +1,4 @@
-"""The ``aquatint`` command: generate, export, serve, models, doctor."""
+"""The ``aquatint`` command: generate, export, serve, llm, models, ready, doctor."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.live import Live
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from aquatint import doctor as doctors
-from aquatint import manifest, request
+from aquatint import manifest, readiness, request
 from aquatint.client import Client, GeneratedImage, Generation, Step, connect
-from aquatint.errors import AquatintError, BundleRejected, EngineUnavailable, InvalidRequest
+from aquatint.errors import BundleRejected, EngineUnavailable, InvalidRequest
+from aquatint.llm.commands import llm
 from aquatint.request import GenerationRequest
 from aquatint.server import TritonServer
 from aquatint.settings import ClientSettings, ServerSettings, read_settings
-from aquatint.terminal import render_png
+from aquatint.terminal import ERR as _err
+from aquatint.terminal import OUT as _out
+from aquatint.terminal import clean_errors, log_to_terminal, render_png
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-_out = Console()
-_err = Console(stderr=True)
+app.add_typer(llm, name="llm")
 _log = logging.getLogger("aquatint.cli")
 
 
@@ -74,17 +74,6 @@ class Dtype(StrEnum):
     FP16 = "fp16"
 
 
-@contextlib.contextmanager
-def _clean_errors() -> Iterator[None]:
-    """Show our errors as one line and end with status 1."""
-    try:
-        yield
-    except AquatintError as error:
-        _err.print(f"[bold red]{type(error).__name__}[/]", end=": ")
-        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
@@ -114,7 +103,7 @@ def generate(
         "model": model,
         "preview_every": int(preview),
     }
-    with _clean_errors(), _connect(url=url, protocol=protocol and protocol.value) as client:
+    with clean_errors(), _connect(url=url, protocol=protocol and protocol.value) as client:
         generation = _draw(client, request.parse(fields), preview)
         for path, image in zip(_paths(out, num_images), generation.images):
             _write(path, image)
@@ -203,7 +192,7 @@ def export(
     except ImportError as error:
         _err.print(f"export needs more packages ({error.name}): pip install 'aquatint[export]'")
         raise typer.Exit(1) from None
-    with _clean_errors(), _err.status("starting") as status:
+    with clean_errors(), _err.status("starting") as status:
         if engine is ExportEngine.DIFFUSERS:
             publish_pipeline(checkpoint, out, name, status.update)
             _out.print(f"{out}  drawn by diffusers itself, no parity to check", soft_wrap=True)
@@ -249,15 +238,14 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Write Triton's log to this file instead of stderr.")] = None,
 ) -> None:
     """Serve a model repository, or a checkpoint, with the embedded tritonserver until Ctrl-C."""
-    handler = RichHandler(console=_err, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stopping.set())
     ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     chosen = {port: number for port, number in ports.items() if number is not None}
-    with _clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
+    with clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
         settings = read_settings(ServerSettings).model_copy(update=chosen)
         server, described = _start(stack, source, engine, name, cache, settings, sink)
         addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
@@ -338,7 +326,7 @@ def models(
     url: Annotated[str | None, typer.Option(help="host:port of the server.")] = None,
 ) -> None:
     """Show what a repository holds and whether the server is ready to draw with it."""
-    with _clean_errors():
+    with clean_errors():
         settings = read_settings(ClientSettings)
         described = manifest.read(repository) if repository is not None else None
         name = described.model if described is not None else settings.model
@@ -350,6 +338,24 @@ def models(
     )
     table.add_row(name, "ready" if ready else "not ready", *facts)
     _out.print(table)
+
+
+@app.command()
+def ready(
+    parts: Annotated[list[str], typer.Argument(help="NAME=URL of each server's readiness probe.")],
+    then: Annotated[str, typer.Option(help="What to say when all are ready.")] = "everything is ready",
+    later: Annotated[list[str] | None, typer.Option(help="NAME=URL to wait for afterwards; repeatable.")] = None,
+) -> None:
+    """Wait for servers, say when each is ready."""
+
+    def say(line: str) -> None:
+        _out.print(line, highlight=False, soft_wrap=True)
+
+    with clean_errors():
+        first, afterwards = readiness.parse_parts(parts), readiness.parse_parts(later or [])
+        readiness.wait(first, say)
+        say(f"[bold green]{then}[/]")
+        readiness.wait(afterwards, say)
 
 
 @app.command()

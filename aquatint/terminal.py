@@ -1,17 +1,45 @@
-"""Pictures in a terminal: two pixels per character cell, in 24-bit colour."""
+"""The terminal: where commands print, errors in one line, and pictures as two pixels per character cell."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from rich.logging import RichHandler
 from rich.segment import Segment
 from rich.segment import Segments as RichSegments
 from rich.style import Style
 
+from aquatint.errors import AquatintError
+
+OUT = Console()
+ERR = Console(stderr=True)
 _UPPER_HALF = "▀"
+
+
+@contextlib.contextmanager
+def clean_errors() -> Iterator[None]:
+    """Show our errors as one line and end with status 1."""
+    try:
+        yield
+    except AquatintError as error:
+        ERR.print(f"[bold red]{type(error).__name__}[/]", end=": ")
+        ERR.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def log_to_terminal(level: int, quiet: Sequence[str] = ()) -> None:
+    """Log to standard error; the loggers named in ``quiet`` only warn."""
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=ERR, show_path=False)])
+    for name in quiet:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def render_png(data: bytes, columns: int = 48) -> RichSegments:

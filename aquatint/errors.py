@@ -1,20 +1,21 @@
 """Every error Aquatint raises, and the one table that maps it to HTTP, gRPC and MCP.
 
     AquatintError
-    ├── InvalidRequest      a field is missing, of the wrong type or outside its limit
-    ├── TooLarge            the request's body is larger than the server takes
-    ├── Unauthorized        no or wrong credentials
-    ├── Forbidden           the credentials do not allow this
-    ├── ModelNotFound       no such model is loaded
-    ├── ImageNotFound       no such stored image
-    ├── Overloaded          the queue is full; try again after ``retry_after_s``
-    ├── Cancelled           the caller went away or asked to stop
-    ├── DeadlineExceeded    the request's time ran out
-    ├── EngineUnavailable   the server or a component is not ready, or died
-    ├── StoreUnavailable    the image store cannot be reached or refuses
-    ├── OutOfMemory         the device's memory is too small for this request
-    ├── BundleRejected      a model failed parity, checksum, signature or format checks
-    └── Internal            anything else; carries an id to find it in the log
+    ├── InvalidRequest        a field is missing, of the wrong type or outside its limit
+    ├── TooLarge              the request's body is larger than the server takes
+    ├── Unauthorized          no or wrong credentials
+    ├── Forbidden             the credentials do not allow this
+    ├── ModelNotFound         no such model is loaded
+    ├── ImageNotFound         no such stored image
+    ├── ConversationNotFound  no such conversation
+    ├── Overloaded            the queue is full; try again after ``retry_after_s``
+    ├── Cancelled             the caller went away or asked to stop
+    ├── DeadlineExceeded      the request's time ran out
+    ├── EngineUnavailable     the server or a component is not ready, or died
+    ├── StoreUnavailable      the image store cannot be reached or refuses
+    ├── OutOfMemory           the device's memory is too small for this request
+    ├── BundleRejected        a model failed parity, checksum, signature or format checks
+    └── Internal              anything else; carries an id to find it in the log
 
 Triton's Python backend has fewer codes than gRPC, so errors cross it as text ``Name: message`` (``to_wire``), from
 which ``from_wire`` makes the same exception again in the client.
@@ -60,6 +61,10 @@ class ModelNotFound(AquatintError):
 
 class ImageNotFound(AquatintError):
     """No stored image of that id."""
+
+
+class ConversationNotFound(AquatintError):
+    """No conversation of that id."""
 
 
 class Overloaded(AquatintError):
@@ -115,6 +120,7 @@ TABLE: dict[type[AquatintError], Mapping] = {
     Forbidden: Mapping(403, "PERMISSION_DENIED", "UNAVAILABLE", mcp_is_error=False),
     ModelNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
     ImageNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
+    ConversationNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
     Overloaded: Mapping(429, "RESOURCE_EXHAUSTED", "UNAVAILABLE"),
     Cancelled: Mapping(499, "CANCELLED", "CANCELLED", mcp_is_error=False),
     DeadlineExceeded: Mapping(504, "DEADLINE_EXCEEDED", "UNAVAILABLE"),

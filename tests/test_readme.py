@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -10,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
+from aquatint import readiness
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
@@ -44,11 +45,14 @@ def test_commands_run(mini_repository: Path) -> None:
     wanted = [line for line in commands if re.match(r"\.venv/bin/aquatint (generate|models|doctor)|curl", line)]
     assert len(wanted) >= 5
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    mcp = subprocess.Popen([Path(sys.executable).parent / "aquatint-mcp"], cwd=ROOT, env=environment)
     with TritonServer(mini_repository, ServerSettings()), contextlib.ExitStack() as stack:
-        stack.callback(mcp.wait)
-        stack.callback(mcp.terminate)
-        assert eventually(lambda: _is_ready("http://127.0.0.1:8080/health/ready"), within_s=60.0)
+        for program, port in (("aquatint-mcp", 8080), ("aquatint-chat", 8090)):
+            command = [Path(sys.executable).parent / program]
+            process = subprocess.Popen(command, cwd=ROOT, env={**environment, "PORT": str(port)})
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            url = f"http://127.0.0.1:{port}/health/ready"
+            assert eventually(functools.partial(readiness.is_ready, url), within_s=60.0)
         for line in wanted:
             command = shlex.split(line.replace(".venv/bin/", ""))
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -57,13 +61,6 @@ def test_commands_run(mini_repository: Path) -> None:
             subprocess.run([sys.executable, "-c", example], cwd=ROOT, env=environment, check=True)
     for picture in ("lemon", "fox"):
         assert (ROOT / "build" / f"{picture}.png").is_file()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5.0).is_success
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.mark.e2e
@@ -102,7 +99,7 @@ def test_runtime_command_runs() -> None:
         settings.append(command.pop(0).split("=", maxsplit=1))
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **dict(settings)})
     try:
-        assert eventually(lambda: _is_ready("http://127.0.0.1:8020/v2/models/mini/ready"), within_s=120.0)
+        assert eventually(lambda: readiness.is_ready("http://127.0.0.1:8020/v2/models/mini/ready"), within_s=120.0)
     finally:
         process.terminate()
         process.wait()

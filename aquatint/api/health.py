@@ -13,10 +13,10 @@ from aquatint.errors import AquatintError
 Check = Callable[[], Awaitable[None]]
 
 
-def health(checks: Mapping[str, Check]) -> APIRouter:
+def health(checks: Mapping[str, Check], informative: Mapping[str, Check] | None = None) -> APIRouter:
     """``/health/live``, ``/health/ready`` (503 with the failing parts named) and ``/metrics``.
 
-    A check raises ``AquatintError`` when its part is not ready.
+    A check raises ``AquatintError`` when its part is not ready; ``informative`` ones are told and not counted.
     """
     router = APIRouter(tags=["health"])
 
@@ -27,9 +27,11 @@ def health(checks: Mapping[str, Check]) -> APIRouter:
 
     @router.get("/health/ready")
     async def ready() -> JSONResponse:
-        """Every part that drawing needs answers."""
+        """Every part that is needed answers."""
         parts = {name: await _outcome(check) for name, check in checks.items()}
-        return JSONResponse(parts, 200 if set(parts.values()) <= {"ok"} else 503)
+        status = 200 if set(parts.values()) <= {"ok"} else 503
+        told = {name: await _outcome(check) for name, check in (informative or {}).items()}
+        return JSONResponse({**parts, **told}, status)
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-import uvicorn
-from rich.console import Console
-from rich.logging import RichHandler
 
+from aquatint.api.serve import check_exposure
+from aquatint.api.serve import serve as serve_app
+from aquatint.api.telemetry import trace_if_configured
 from aquatint.client import connect_async
-from aquatint.errors import AquatintError, InvalidRequest
 from aquatint.settings import ApiSettings, StorageSettings, read_settings
 from aquatint.storage import open_image_store
+from aquatint.terminal import ERR, clean_errors, log_to_terminal
 from aquatint_mcp.app import create_app
 from aquatint_mcp.server import build_server
 from aquatint_mcp.settings import McpSettings
-
-_err = Console(stderr=True)
-_GRACE_S = 10
 
 
 class Transport(StrEnum):
@@ -39,15 +35,9 @@ def serve(
 ) -> None:
     """Serve MCP at /mcp, the images API at /v1 and stored pictures at /images; settings come from the environment."""
     # Standard output belongs to the protocol when it is stdio.
-    handler = RichHandler(console=_err, show_path=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
-    for chatty in ("httpx", "docket", "mcp"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
+    log_to_terminal(logging.INFO, quiet=("httpx", "docket", "mcp"))
+    with clean_errors():
         asyncio.run(_serve_http() if transport is Transport.HTTP else _serve_stdio())
-    except AquatintError as error:
-        _err.print(f"{type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 async def _serve_http() -> None:
@@ -57,16 +47,9 @@ async def _serve_http() -> None:
     store = open_image_store(storage, settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
         app = create_app(engine, store, settings, mcp_settings, storage.sweep_every_s)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-        _err.print(f"MCP {settings.base_url}/mcp  images API {settings.base_url}/v1", soft_wrap=True)
-        await uvicorn.Server(config).serve()
+        trace_if_configured(app, "aquatint-mcp")
+        ERR.print(f"MCP {settings.base_url}/mcp  images API {settings.base_url}/v1", soft_wrap=True)
+        await serve_app(app, settings)
 
 
 async def _serve_stdio() -> None:
@@ -75,23 +58,6 @@ async def _serve_stdio() -> None:
     async with connect_async(**mcp_settings.engine()) as engine:
         server = build_server(engine, store, mcp_settings.inline_bytes, mcp_settings.preview_every)
         await server.run_stdio_async(show_banner=False)
-
-
-def check_exposure(settings: ApiSettings) -> None:
-    """Raises ``InvalidRequest`` when anyone on the network could draw and delete without a token."""
-    protected = settings.tokens or settings.jwks_url or settings.allow_anonymous
-    if not protected and not _is_loopback(settings.host):
-        raise InvalidRequest(
-            "AQUATINT_HOST: without tokens this server only listens on loopback; set AQUATINT_TOKENS or "
-            "AQUATINT_JWKS_URL, or AQUATINT_ALLOW_ANONYMOUS=true if everyone who can reach it may use it"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def main() -> None:

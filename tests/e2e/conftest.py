@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -10,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from aquatint import readiness
 from aquatint.client import Client, connect
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
+from tests.conftest import ROOT
+from tests.seaweed import free_ports
 
 FREE_PORTS = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
 
@@ -64,3 +70,19 @@ def client(request: pytest.FixtureRequest, server: TritonServer) -> Iterator[Cli
 def grpc_client(server: TritonServer) -> Iterator[Client]:
     with connect(url=server.grpc_url, protocol="grpc", timeout_s=60.0) as connected:
         yield connected
+
+
+@pytest.fixture(scope="session")
+def llm_url() -> Iterator[str]:
+    """The embedded language model on a real vLLM; loading it takes a minute or two."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "AQUATINT_LLM_PORT": str(port)}
+    process = subprocess.Popen([Path(sys.executable).parent / "aquatint", "llm", "serve"], cwd=ROOT, env=environment)
+    try:
+        assert eventually(lambda: readiness.is_ready(f"{url}/health") or process.poll() is not None, within_s=300.0)
+        assert process.poll() is None
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)

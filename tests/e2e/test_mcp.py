@@ -6,12 +6,9 @@ import base64
 import contextlib
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +24,11 @@ from aquatint.client import Client
 from aquatint.server import TritonServer
 from tests.conftest import ROOT
 from tests.e2e.conftest import Metrics, eventually
+from tests.e2e.processes import BIN, WebServer, mcp_environment
 from tests.e2e.test_fronts import FOX, pixels
-from tests.seaweed import free_ports
 
 pytestmark = pytest.mark.e2e
 
-BIN = Path(sys.executable).parent
 NODE = ROOT / "tests" / "mcp_server" / "node"
 CONFORMANCE = (
     "server-initialize",
@@ -46,53 +42,11 @@ CONFORMANCE = (
 )
 
 
-@dataclass
-class McpServer:
-    """``aquatint-mcp`` on a free port."""
-
-    url: str
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen([BIN / "aquatint-mcp"], env=self.environment)
-        assert eventually(self.is_ready, within_s=60.0)
-
-    def is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health/ready", timeout=5.0).status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(timeout=30)
-
-
-def environment(server: TritonServer, folder: Path, **more: str) -> dict[str, str]:
-    """What ``aquatint-mcp`` is started with; ``PATH`` begins with the Python and Node of the virtual environment."""
-    return {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "AQUATINT_URL": server.grpc_url,
-        "IMAGE_OUTPUT_PATH": str(folder),
-        **more,
-    }
-
-
 @pytest.fixture(scope="module")
-def mcp(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[McpServer]:
-    (port,) = free_ports(1)
-    running = McpServer(
-        f"http://127.0.0.1:{port}",
-        environment(server, tmp_path_factory.mktemp("images"), PORT=str(port), AQUATINT_RATE_LIMIT="1000/minute"),
-    )
-    running.start()
-    try:
+def mcp(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    settings = mcp_environment(server, tmp_path_factory.mktemp("images"), AQUATINT_RATE_LIMIT="1000/minute")
+    with WebServer("aquatint-mcp", settings) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture
@@ -102,7 +56,7 @@ def fox(grpc_client: Client) -> bytes:
 
 
 @pytest.mark.parametrize(("version", "protocol"), [("v1", "2025-11-25"), ("v2", "2026-07-28")])
-def test_typescript_clients(mcp: McpServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
+def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
     """The official TypeScript SDKs draw with live progress and previews, and cancel a drawing mid-way."""
     cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
     command = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
@@ -122,7 +76,7 @@ def test_typescript_clients(mcp: McpServer, metrics: Metrics, fox: bytes, versio
     assert eventually(lambda: metrics("aquatint_requests_total", outcome="Cancelled") == cancelled + 1)
 
 
-def test_openai_client(mcp: McpServer, metrics: Metrics, fox: bytes) -> None:
+def test_openai_client(mcp: WebServer, metrics: Metrics, fox: bytes) -> None:
     """The official client draws, streams partial images, and stops the denoiser by closing a stream."""
     with openai.OpenAI(base_url=f"{mcp.url}/v1", api_key="none") as client:
         seed = {"seed": FOX.seed}
@@ -146,7 +100,7 @@ def test_openai_client(mcp: McpServer, metrics: Metrics, fox: bytes) -> None:
             client.images.generate(prompt="x", size="1024x1024")
 
 
-def test_the_seed_demos_request(mcp: McpServer, fox: bytes) -> None:
+def test_the_seed_demos_request(mcp: WebServer, fox: bytes) -> None:
     body = {"instances": [{"prompt": FOX.prompt, "num_inference_steps": 28, "guidance_scale": 4.5, "seed": FOX.seed}]}
     (prediction,) = httpx.post(f"{mcp.url}/v1/models/mini:predict", json=body, timeout=60.0).json()["predictions"]
     assert prediction["image"]["format"] == "PNG"
@@ -154,7 +108,7 @@ def test_the_seed_demos_request(mcp: McpServer, fox: bytes) -> None:
 
 
 @pytest.mark.parametrize("scenario", CONFORMANCE)
-def test_conformance(mcp: McpServer, scenario: str, tmp_path: Path) -> None:
+def test_conformance(mcp: WebServer, scenario: str, tmp_path: Path) -> None:
     """The scenarios of the MCP conformance suite that need no special tools of the server."""
     program = NODE / "node_modules" / ".bin" / "conformance"
     command = [program, "server", "--url", f"{mcp.url}/mcp", "--scenario", scenario, "--output-dir", tmp_path]
@@ -162,7 +116,7 @@ def test_conformance(mcp: McpServer, scenario: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_inspector(mcp: McpServer) -> None:
+def test_inspector(mcp: WebServer) -> None:
     """The MCP inspector's command line."""
     program = NODE / "node_modules" / ".bin" / "mcp-inspector"
 
@@ -179,7 +133,9 @@ def test_inspector(mcp: McpServer) -> None:
 
 
 async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
-    transport = StdioTransport(str(BIN / "aquatint-mcp"), ["--transport", "stdio"], env=environment(server, tmp_path))
+    transport = StdioTransport(
+        str(BIN / "aquatint-mcp"), ["--transport", "stdio"], env=mcp_environment(server, tmp_path)
+    )
     async with McpClient(transport) as client:
         result = await client.call_tool("generate_image", {"prompt": FOX.prompt, "seed": FOX.seed})
     assert base64.b64decode(result.content[1].data) == fox
@@ -187,8 +143,7 @@ async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
 
 def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: Path) -> None:
     """Killed amid drawing and storing, again and again; what it lists afterwards is whole."""
-    (port,) = free_ports(1)
-    mcp = McpServer(f"http://127.0.0.1:{port}", environment(server, tmp_path, PORT=str(port)))
+    mcp = WebServer("aquatint-mcp", mcp_environment(server, tmp_path))
     body = {"prompt": FOX.prompt, "steps": 1, "n": 10, "response_format": "url"}
     try:
         for delay_s in (0.03, 0.06, 0.1, 0.15):
@@ -212,30 +167,23 @@ def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: 
 
 def test_strangers_are_kept_out(server: TritonServer, tmp_path: Path) -> None:
     """With tokens set nothing but health and known ids is open, and no secret is logged."""
-    (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    settings = environment(server, tmp_path, PORT=str(port), AQUATINT_TOKENS='{"alice": "s3cret-token"}')
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([BIN / "aquatint-mcp"], env=settings, stdout=log, stderr=log)
-        try:
-            assert eventually(McpServer(url, settings).is_ready, within_s=60.0)
-            initialize = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
-            accept = {"Accept": "application/json, text/event-stream"}
-            assert httpx.post(f"{url}/mcp", json=initialize, headers=accept).status_code == 401
-            assert httpx.get(f"{url}/images").status_code == 401
-            good = {"Authorization": "Bearer s3cret-token"}
-            assert httpx.get(f"{url}/images", headers=good).status_code == 200
-            assert httpx.get(f"{url}/images", headers={"Authorization": "Bearer s3cret-tokem"}).status_code == 401
-        finally:
-            process.terminate()
-            process.wait()
+    settings = mcp_environment(server, tmp_path, AQUATINT_TOKENS='{"alice": "s3cret-token"}')
+    with (tmp_path / "log").open("wb") as log, WebServer("aquatint-mcp", settings, log) as mcp:
+        url = mcp.url
+        initialize = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+        accept = {"Accept": "application/json, text/event-stream"}
+        assert httpx.post(f"{url}/mcp", json=initialize, headers=accept).status_code == 401
+        assert httpx.get(f"{url}/images").status_code == 401
+        good = {"Authorization": "Bearer s3cret-token"}
+        assert httpx.get(f"{url}/images", headers=good).status_code == 200
+        assert httpx.get(f"{url}/images", headers={"Authorization": "Bearer s3cret-tokem"}).status_code == 401
     assert "s3cret" not in (tmp_path / "log").read_text()
 
 
 def test_it_says_why_it_does_not_start(server: TritonServer, tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "aquatint-mcp"],
-        env=environment(server, tmp_path, AQUATINT_HOST="0.0.0.0"),
+        env=mcp_environment(server, tmp_path, AQUATINT_HOST="0.0.0.0"),
         capture_output=True,
         text=True,
         check=False,

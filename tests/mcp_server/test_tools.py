@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from aquatint_mcp import build_server
-from aquatint_mcp.__main__ import check_exposure
 from aquatint_mcp.settings import McpSettings
 from fastmcp import Client
 from fastmcp.exceptions import ToolError
@@ -21,6 +20,7 @@ from PIL import Image
 
 from aquatint import errors
 from aquatint.api.auth import RateLimiter
+from aquatint.api.serve import check_exposure
 from aquatint.settings import ApiSettings
 from aquatint.storage import FileObjects, ImageStore
 from aquatint.testing import FakeEngine

@@ -1,0 +1,62 @@
+"""A stored conversation as language models read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from aquatint_chat.router import Past
+from aquatint_chat.settings import ChatSettings
+from aquatint_chat.store import Message
+
+
+def past_of(messages: Sequence[Message]) -> Past:
+    """The exchanges before the current message, and the prompt of the last picture."""
+    exchanges = [
+        (asked.content, answer.content)
+        for asked, answer in pairwise(messages)
+        if asked.role == "user" and answer.role == "assistant"
+    ]
+    prompts = [image.prompt for message in messages for image in message.images]
+    return Past(exchanges, prompts[-1] if prompts else None)
+
+
+def tool_messages(messages: Sequence[Message], settings: ChatSettings) -> list[dict[str, Any]]:
+    """The system prompt and the latest messages, with tool calls as they were made.
+
+    At most ``history_messages`` and about ``history_characters``, and always the last one, which is the user's.
+    """
+    recent: list[list[dict[str, Any]]] = []
+    size = 0
+    for message in reversed(messages[-settings.history_messages - 1 :]):
+        entries = _entries(message)
+        size += sum(len(str(entry)) for entry in entries)
+        if recent and size > settings.history_characters:
+            break
+        recent.append(entries)
+    # A conversation begins with the user.
+    while recent and recent[-1][0]["role"] != "user":
+        recent.pop()
+    return [{"role": "system", "content": settings.system_prompt}, *(e for group in reversed(recent) for e in group)]
+
+
+def _entries(message: Message) -> list[dict[str, Any]]:
+    if message.role == "user":
+        return [{"role": "user", "content": message.content}]
+    entries: list[dict[str, Any]] = []
+    if message.tool_calls:
+        functions = [_function(call) for call in message.tool_calls]
+        entries.append({"role": "assistant", "content": "", "tool_calls": functions})
+        entries += [
+            {"role": "tool", "tool_call_id": call["id"], "content": call["result"]} for call in message.tool_calls
+        ]
+    if message.content or not entries:
+        entries.append({"role": "assistant", "content": message.content or f"[{message.status}]"})
+    return entries
+
+
+def _function(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(call["arguments"])
+    return {"id": call["id"], "type": "function", "function": {"name": call["tool"], "arguments": arguments}}

@@ -1,0 +1,94 @@
+"""Settings of the chat backend; address and who may call are ``aquatint.settings.ApiSettings``."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aquatint.errors import InvalidRequest, from_validation
+from aquatint.llm import EMBEDDED_MODEL
+
+_SYSTEM_PROMPT = (
+    "You are Aquatint, a friendly assistant that talks and draws pictures. When the user wants a picture, call the "
+    "drawing tool with a description of what should be seen; to change a picture call it again with the whole new "
+    "description. The user sees the picture at once: do not repeat its address. Answer briefly."
+)
+
+
+class Intent(StrEnum):
+    """Who decides between talking and drawing."""
+
+    AUTO = "auto"
+    TOOLS = "tools"
+    ROUTER = "router"
+
+
+class ChatSettings(BaseSettings):
+    """The language model, the MCP servers, the database and the limits of one turn."""
+
+    model_config = SettingsConfigDict(env_prefix="AQUATINT_CHAT_", env_file=".env", extra="ignore")
+
+    llm_url: str = "http://127.0.0.1:8100/v1"
+    llm_api_key: SecretStr = SecretStr("none")
+    llm_model: str | None = None
+    llm_timeout_s: float = Field(default=120.0, gt=0)
+    intent: Intent = Intent.AUTO
+    system_prompt: str = _SYSTEM_PROMPT
+    max_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    max_rounds: int = Field(default=4, ge=1)
+    history_messages: int = Field(default=20, ge=0)
+    history_characters: int = Field(default=10_000, ge=0)
+    mcp_url: str = "http://127.0.0.1:8080/mcp"
+    mcp_token: SecretStr | None = None
+    mcp_config: Path | None = None
+    draw_tool: str = "generate_image"
+    tool_timeout_s: float = Field(default=600.0, gt=0)
+    database_url: SecretStr = SecretStr("sqlite:///build/chat.db")
+    web: Path = Path(__file__).parent / "web"
+
+    def mcp_servers(self) -> dict[str, McpServer]:
+        """MCP servers by name, from ``mcp_config`` or just ours. Raises ``InvalidRequest``."""
+        if self.mcp_config is None:
+            headers = {} if self.mcp_token is None else {"Authorization": f"Bearer {self.mcp_token.get_secret_value()}"}
+            return {"aquatint": McpServer(url=self.mcp_url, headers=headers)}
+        try:
+            return McpConfig.model_validate(json.loads(self.mcp_config.read_text())).servers
+        except OSError:
+            raise InvalidRequest("AQUATINT_CHAT_MCP_CONFIG: this file cannot be read") from None
+        except ValueError as error:
+            why = from_validation(error) if isinstance(error, ValidationError) else "it is not JSON"
+            raise InvalidRequest(f"AQUATINT_CHAT_MCP_CONFIG: {why}") from None
+
+    def intent_for(self, model: str) -> tuple[Intent, str]:
+        """Who decides with this language model, and why."""
+        if self.intent is not Intent.AUTO:
+            return self.intent, "AQUATINT_CHAT_INTENT says so"
+        if model == EMBEDDED_MODEL:
+            return Intent.ROUTER, f"{model} is too small to choose tools"
+        return Intent.TOOLS, f"{model} is taken to be able to call tools"
+
+
+class McpServer(BaseModel):
+    """One entry of ``mcpServers``: a URL with headers, or a command to start."""
+
+    model_config = ConfigDict(extra="allow")
+
+    url: str | None = None
+    headers: dict[str, str] = {}
+    command: str | None = None
+
+    def transport(self) -> dict[str, Any]:
+        """The entry as FastMCP's client takes it."""
+        return self.model_dump(exclude_none=True)
+
+
+class McpConfig(BaseModel):
+    """The file that MCP clients share: ``{"mcpServers": {"name": {…}}}``."""
+
+    servers: dict[str, McpServer] = Field(alias="mcpServers", min_length=1)

@@ -1,0 +1,268 @@
+"""Conversations, their messages and pictures in one database: SQLite in a file, or PostgreSQL by its URL.
+
+Pictures are rows too: deleting a conversation deletes them, and a copy of the database is a copy of everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, delete, event, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, defer, mapped_column, relationship, selectinload
+from sqlalchemy.types import DateTime
+
+from aquatint.errors import ConversationNotFound, ImageNotFound, InvalidRequest, StoreUnavailable
+
+_log = logging.getLogger("aquatint.chat")
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+TITLE_CHARACTERS = 80
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _id() -> str:
+    return uuid.uuid4().hex
+
+
+class Base(AsyncAttrs, DeclarativeBase):
+    """Root of the tables."""
+
+
+class Conversation(Base):
+    """A conversation of one owner."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (Index("conversations_by_owner", "owner", "updated_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True, default=_id)
+    owner: Mapped[str]
+    title: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    updated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    messages: Mapped[list[Message]] = relationship(order_by="Message.id", cascade="all, delete-orphan")
+
+
+class Message(Base):
+    """What one side said. ``status`` is ``complete``, ``stopped`` or ``failed``, the latter with ``error``."""
+
+    __tablename__ = "messages"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"), index=True)
+    role: Mapped[str]
+    content: Mapped[str]
+    status: Mapped[str] = mapped_column(default="complete")
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    tool_calls: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+    images: Mapped[list[Picture]] = relationship(order_by="Picture.number", cascade="all, delete-orphan")
+
+
+class Picture(Base):
+    """A drawn picture and how it was made. ``id`` cannot be guessed: whoever has it may see the picture."""
+
+    __tablename__ = "pictures"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(unique=True, default=_id)
+    message_id: Mapped[int] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
+    owner: Mapped[str] = mapped_column(index=True)
+    conversation_id: Mapped[str]
+    prompt: Mapped[str]
+    seed: Mapped[int | None]
+    parameters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    media_type: Mapped[str]
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
+
+
+@dataclass(frozen=True)
+class PicturePage:
+    """Some pictures, newest first, and where the next page begins."""
+
+    pictures: Sequence[Picture]
+    next_cursor: int | None
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    # Drivers raise the system's own errors when there is no server to connect to.
+    except (SQLAlchemyError, OSError) as error:
+        _log.error("the database failed", exc_info=error)
+        raise StoreUnavailable("conversations cannot be stored or read now; try again later") from None
+
+
+_WITHOUT_DATA = defer(Picture.data, raiseload=True)
+
+
+class ChatStore:
+    """All access to the database. Every method raises ``StoreUnavailable`` when it cannot be reached."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._engine = create_async_engine(parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername)))
+        self._is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self._is_sqlite:
+            if parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            event.listen(self._engine.sync_engine, "connect", _sqlite_pragmas)
+        self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+
+    async def open(self) -> None:
+        """Create the tables where there are none."""
+        with _store_errors():
+            async with self._engine.begin() as connection:
+                await connection.run_sync(Base.metadata.create_all)
+
+    async def close(self) -> None:
+        """Give back all connections."""
+        await self._engine.dispose()
+
+    async def check(self) -> None:
+        """Ask the database something."""
+        async with self._session() as session:
+            await session.execute(text("SELECT 1"))
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        """A transaction: committed at the end of the block, rolled back by an exception."""
+        with _store_errors():
+            async with self._sessions.begin() as session:
+                yield session
+
+    async def conversations(self, owner: str | None, query: str = "", limit: int = 200) -> Sequence[Conversation]:
+        """The owner's conversations (``None``: everybody's), latest first; ``query`` is in the title or a message."""
+        wanted = select(Conversation).order_by(Conversation.updated_at.desc()).limit(limit)
+        if owner is not None:
+            wanted = wanted.where(Conversation.owner == owner)
+        if query:
+            inside = select(Message.conversation_id).where(Message.content.icontains(query, autoescape=True))
+            wanted = wanted.where(Conversation.title.icontains(query, autoescape=True) | Conversation.id.in_(inside))
+        async with self._session() as session:
+            return (await session.scalars(wanted)).all()
+
+    async def conversation(self, conversation_id: str, owner: str | None) -> Conversation:
+        """One conversation with messages and pictures (without their bytes). Raises ``ConversationNotFound``."""
+        async with self._session() as session:
+            return await self._find(session, conversation_id, owner)
+
+    async def _find(self, session: AsyncSession, conversation_id: str, owner: str | None) -> Conversation:
+        with_all = selectinload(Conversation.messages).selectinload(Message.images).options(_WITHOUT_DATA)
+        found = await session.get(Conversation, conversation_id, options=[with_all])
+        if found is None or owner not in (None, found.owner):
+            raise ConversationNotFound("there is no such conversation")
+        return found
+
+    async def begin_turn(
+        self, owner: str, conversation_id: str | None, content: str, replace_from: int | None
+    ) -> tuple[Conversation, Message]:
+        """Add what the user says, to a new conversation if none is named.
+
+        ``replace_from`` is a message of the user's: it and all after it make room, as in edit and retry.
+        """
+        async with self._session() as session:
+            if conversation_id is None:
+                conversation = Conversation(owner=owner, title=_title(content), messages=[])
+                session.add(conversation)
+            else:
+                conversation = await self._find(session, conversation_id, owner)
+                self._truncate(conversation, replace_from)
+                if not conversation.messages:
+                    conversation.title = _title(content)
+            message = Message(role="user", content=content, images=[])
+            conversation.messages.append(message)
+            conversation.updated_at = _now()
+            return conversation, message
+
+    def _truncate(self, conversation: Conversation, replace_from: int | None) -> None:
+        if replace_from is None:
+            return
+        replaced = next((m for m in conversation.messages if m.id == replace_from and m.role == "user"), None)
+        if replaced is None:
+            raise InvalidRequest("replace_message_id: no message of the user's has this id")
+        del conversation.messages[conversation.messages.index(replaced) :]
+
+    async def end_turn(self, conversation_id: str, message: Message) -> None:
+        """Add the answer, with its pictures, if the conversation is still there."""
+        async with self._session() as session:
+            conversation = await session.get(Conversation, conversation_id)
+            if conversation is None:
+                raise ConversationNotFound("the conversation was deleted meanwhile")
+            message.conversation_id = conversation_id
+            session.add(message)
+            conversation.updated_at = _now()
+
+    async def rename(self, conversation_id: str, owner: str | None, title: str) -> Conversation:
+        """Give a conversation another title."""
+        async with self._session() as session:
+            found = await self._find(session, conversation_id, owner)
+            found.title = title
+            return found
+
+    async def delete(self, conversation_id: str, owner: str | None) -> None:
+        """Delete a conversation, its messages and its pictures."""
+        async with self._session() as session:
+            await session.delete(await self._find(session, conversation_id, owner))
+
+    async def pictures(
+        self, owner: str | None, query: str = "", cursor: int | None = None, limit: int = 60
+    ) -> PicturePage:
+        """The owner's pictures, newest first; ``query`` are words of the prompt."""
+        wanted = select(Picture).options(_WITHOUT_DATA).order_by(Picture.number.desc()).limit(limit + 1)
+        if owner is not None:
+            wanted = wanted.where(Picture.owner == owner)
+        if cursor is not None:
+            wanted = wanted.where(Picture.number < cursor)
+        for word in query.split():
+            wanted = wanted.where(Picture.prompt.icontains(word, autoescape=True))
+        async with self._session() as session:
+            found = (await session.scalars(wanted)).all()
+        more = len(found) > limit
+        return PicturePage(found[:limit], found[limit - 1].number if more else None)
+
+    async def picture(self, picture_id: str) -> Picture:
+        """One picture with its bytes. Raises ``ImageNotFound``."""
+        async with self._session() as session:
+            found = await session.scalar(select(Picture).where(Picture.id == picture_id))
+        if found is None:
+            raise ImageNotFound("there is no such image")
+        return found
+
+    async def delete_picture(self, picture_id: str, owner: str | None) -> None:
+        """Delete a picture; the message it belongs to stays. Raises ``ImageNotFound``."""
+        wanted = delete(Picture).where(Picture.id == picture_id)
+        if owner is not None:
+            wanted = wanted.where(Picture.owner == owner)
+        async with self._session() as session:
+            if not (await session.execute(wanted.returning(Picture.number))).all():
+                raise ImageNotFound("there is no such image")
+
+
+def _title(content: str) -> str:
+    line = " ".join(content.split())
+    return line if len(line) <= TITLE_CHARACTERS else f"{line[: TITLE_CHARACTERS - 1]}…"
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    # Readers and a writer at once, and a write survives a killed process.
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA busy_timeout = 10000")
+    cursor.close()

@@ -1,0 +1,11 @@
+/** Hand a file to the browser. */
+export function download(data: Blob, name: string): void {
+  const url = URL.createObjectURL(data);
+  const link = Object.assign(document.createElement("a"), { href: url, download: name });
+  link.click();
+  URL.revokeObjectURL(url);
+}
+
+export async function downloadPicture(url: string, name: string): Promise<void> {
+  download(await (await fetch(url)).blob(), name);
+}

@@ -1,0 +1,55 @@
+"""An OTLP/HTTP collector that remembers the spans it gets."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+class Collector:
+    """Listens on a free port of loopback while its block runs."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, str, bytes]] = []
+        collected = self.spans
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
+                    collected.extend(
+                        (attributes["service.name"], span.name, span.trace_id)
+                        for scope in resource.scope_spans
+                        for span in scope.spans
+                    )
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def services_of(self, name: str) -> set[str]:
+        """The services that sent spans of this name."""
+        return {service for service, span, _ in self.spans if span == name}
+
+    def traces_of(self, name: str) -> set[bytes]:
+        """The traces that have spans of this name."""
+        return {trace for _, span, trace in self.spans if span == name}

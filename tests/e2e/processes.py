@@ -1,0 +1,70 @@
+"""Our web servers as users run them: processes of their own on free ports of loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Self
+
+from aquatint import readiness
+from aquatint.server import TritonServer
+from tests.e2e.conftest import eventually
+from tests.seaweed import free_ports
+
+BIN = Path(sys.executable).parent
+
+
+class WebServer:
+    """``program`` on a free port, ready once ``probe`` answers with success."""
+
+    def __init__(self, program: str, environment: dict[str, str], log: IO[bytes] | None = None) -> None:
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.environment = {**environment, "PORT": str(port)}
+        self._program = program
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, probe: str = "/health/ready") -> None:
+        """Start and wait."""
+        command = [BIN / self._program]
+        self._process = subprocess.Popen(command, env=self.environment, stdout=self._log, stderr=self._log)
+        assert eventually(lambda: readiness.is_ready(f"{self.url}{probe}"), within_s=60.0)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it by a signal."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=30)
+
+
+def mcp_environment(server: TritonServer, folder: Path, **more: str) -> dict[str, str]:
+    """What ``aquatint-mcp`` is started with; ``PATH`` begins with the Python and Node of the virtual environment."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "AQUATINT_URL": server.grpc_url,
+        "IMAGE_OUTPUT_PATH": str(folder),
+        **more,
+    }
+
+
+def chat_environment(mcp_url: str, llm_url: str, folder: Path) -> dict[str, str]:
+    """What ``aquatint-chat`` is started with."""
+    return {
+        **os.environ,
+        "AQUATINT_CHAT_MCP_URL": f"{mcp_url}/mcp",
+        "AQUATINT_CHAT_LLM_URL": f"{llm_url}/v1",
+        "AQUATINT_CHAT_DATABASE_URL": f"sqlite:///{folder / 'chat.db'}",
+        "AQUATINT_RATE_LIMIT": "1000/minute",
+    }

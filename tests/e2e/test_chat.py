@@ -32,7 +32,7 @@ pytestmark = pytest.mark.e2e
 def chat(server: TritonServer, llm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("chat")
     with contextlib.ExitStack() as stack:
-        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server, folder)))
+        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server.grpc_url, folder)))
         running = stack.enter_context(WebServer("aquatint-chat", chat_environment(mcp.url, llm_url, folder)))
         yield stack.enter_context(httpx.Client(base_url=running.url, timeout=120))
 
@@ -144,7 +144,7 @@ def test_one_trace_from_the_chat_to_the_tool(server: TritonServer, tmp_path: Pat
     """With OpenTelemetry's variables set, the chat's span and the MCP server's are of one trace."""
     with Collector() as collector, contextlib.ExitStack() as stack:
         traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        mcp = stack.enter_context(WebServer("aquatint-mcp", {**mcp_environment(server, tmp_path), **traced}))
+        mcp = stack.enter_context(WebServer("aquatint-mcp", {**mcp_environment(server.grpc_url, tmp_path), **traced}))
         settings = {**chat_environment(mcp.url, "http://127.0.0.1:9", tmp_path), **traced}
         chat = stack.enter_context(WebServer("aquatint-chat", settings))
         with httpx.Client(base_url=chat.url, timeout=60) as client:

@@ -44,7 +44,7 @@ CONFORMANCE = (
 
 @pytest.fixture(scope="module")
 def mcp(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    settings = mcp_environment(server, tmp_path_factory.mktemp("images"), AQUATINT_RATE_LIMIT="1000/minute")
+    settings = mcp_environment(server.grpc_url, tmp_path_factory.mktemp("images"), AQUATINT_RATE_LIMIT="1000/minute")
     with WebServer("aquatint-mcp", settings) as running:
         yield running
 
@@ -134,7 +134,7 @@ def test_inspector(mcp: WebServer) -> None:
 
 async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
     transport = StdioTransport(
-        str(BIN / "aquatint-mcp"), ["--transport", "stdio"], env=mcp_environment(server, tmp_path)
+        str(BIN / "aquatint-mcp"), ["--transport", "stdio"], env=mcp_environment(server.grpc_url, tmp_path)
     )
     async with McpClient(transport) as client:
         result = await client.call_tool("generate_image", {"prompt": FOX.prompt, "seed": FOX.seed})
@@ -143,7 +143,7 @@ async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
 
 def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: Path) -> None:
     """Killed amid drawing and storing, again and again; what it lists afterwards is whole."""
-    mcp = WebServer("aquatint-mcp", mcp_environment(server, tmp_path))
+    mcp = WebServer("aquatint-mcp", mcp_environment(server.grpc_url, tmp_path))
     body = {"prompt": FOX.prompt, "steps": 1, "n": 10, "response_format": "url"}
     try:
         for delay_s in (0.03, 0.06, 0.1, 0.15):
@@ -167,7 +167,7 @@ def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: 
 
 def test_strangers_are_kept_out(server: TritonServer, tmp_path: Path) -> None:
     """With tokens set nothing but health and known ids is open, and no secret is logged."""
-    settings = mcp_environment(server, tmp_path, AQUATINT_TOKENS='{"alice": "s3cret-token"}')
+    settings = mcp_environment(server.grpc_url, tmp_path, AQUATINT_TOKENS='{"alice": "s3cret-token"}')
     with (tmp_path / "log").open("wb") as log, WebServer("aquatint-mcp", settings, log) as mcp:
         url = mcp.url
         initialize = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
@@ -183,7 +183,7 @@ def test_strangers_are_kept_out(server: TritonServer, tmp_path: Path) -> None:
 def test_it_says_why_it_does_not_start(server: TritonServer, tmp_path: Path) -> None:
     done = subprocess.run(
         [BIN / "aquatint-mcp"],
-        env=mcp_environment(server, tmp_path, AQUATINT_HOST="0.0.0.0"),
+        env=mcp_environment(server.grpc_url, tmp_path, AQUATINT_HOST="0.0.0.0"),
         capture_output=True,
         text=True,
         check=False,

@@ -55,7 +55,7 @@ def url(server: TritonServer, llm_url: str, tmp_path_factory: pytest.TempPathFac
     """The page over the session's Triton and vLLM."""
     folder = tmp_path_factory.mktemp("page")
     with contextlib.ExitStack() as stack:
-        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server, folder)))
+        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server.grpc_url, folder)))
         chat = stack.enter_context(WebServer("aquatint-chat", chat_environment(mcp.url, llm_url, folder)))
         yield chat.url
 
@@ -296,7 +296,7 @@ def test_triton_goes_and_comes_back(browser: Browser, mini_repository: Path, tmp
     ports = ServerSettings(http_port=http_port, grpc_port=grpc_port, metrics_port=0)
     with contextlib.ExitStack() as stack:
         with TritonServer(mini_repository, ports) as triton:
-            mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(triton, tmp_path)))
+            mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(triton.grpc_url, tmp_path)))
             chat = stack.enter_context(WebServer("aquatint-chat", chat_environment(mcp.url, NOBODY, tmp_path)))
             page = stack.enter_context(opened(browser, chat.url))
             expect(page.get_by_text("The language model is not ready yet")).to_be_visible()
@@ -315,7 +315,7 @@ def test_triton_goes_and_comes_back(browser: Browser, mini_repository: Path, tmp
 
 def test_a_server_with_tokens(browser: Browser, server: TritonServer, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server, tmp_path)))
+        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server.grpc_url, tmp_path)))
         settings = {**chat_environment(mcp.url, NOBODY, tmp_path), "AQUATINT_TOKENS": '{"alice": "a-token"}'}
         chat = stack.enter_context(WebServer("aquatint-chat", settings))
         page = stack.enter_context(opened(browser, chat.url))

@@ -1,0 +1,82 @@
+"""The dashboard's and the alerts' queries, by a real Prometheus that scrapes the real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from aquatint.client import connect
+from aquatint.errors import InvalidRequest
+from aquatint.request import GenerationRequest
+from tests.deploy.manifests import DEPLOY
+from tests.e2e.conftest import eventually
+from tests.e2e.processes import WebServer, chat_environment, mcp_environment
+from tests.e2e.prometheus import Prometheus
+from tests.e2e.test_chat import answer
+from tests.e2e.test_deploy import running_triton
+
+pytestmark = pytest.mark.e2e
+
+MONITORING = DEPLOY / "components" / "monitoring"
+NEEDS_GPU = ("nv_gpu_", "nv_energy_")
+
+
+def expressions() -> list[str]:
+    """Every query of the dashboard, as Grafana would fill it in."""
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    raw = [target["expr"] for panel in panels for target in panel["targets"]]
+    return [each.replace("$__rate_interval", "1m").replace("$model", ".*") for each in raw]
+
+
+def test_queries(mini_repository: Path, llm_url: str, tmp_path: Path) -> None:
+    """After some pictures, some talk and a failure, every panel that needs no GPU shows numbers."""
+    with contextlib.ExitStack() as stack:
+        triton = stack.enter_context(running_triton(mini_repository, tmp_path / "triton"))
+        mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(triton.url, tmp_path)))
+        chat = stack.enter_context(WebServer("aquatint-chat", chat_environment(mcp.url, llm_url, tmp_path)))
+        targets = {"triton": triton.metrics_url, "mcp": mcp.url, "chat": chat.url}
+        prometheus = stack.enter_context(Prometheus(tmp_path, targets))
+        client = stack.enter_context(connect(url=triton.url, model="mini"))
+        http = stack.enter_context(httpx.Client(base_url=chat.url, timeout=60))
+
+        def use() -> None:
+            client.generate(GenerationRequest(prompt="a fox", num_inference_steps=4))
+            with pytest.raises(InvalidRequest):
+                client.generate(GenerationRequest(prompt="a fox", width=4096))
+            answer(http, "/imagine a fox", image={"num_inference_steps": 4})
+            answer(http, "hello")
+
+        def empty() -> list[str]:
+            use()
+            found = {each: prometheus.query(each) for each in expressions()}
+            return [
+                each
+                for each, series in found.items()
+                if not any(math.isfinite(float(one["value"][1])) for one in series)
+                and not any(name in each for name in NEEDS_GPU)
+            ]
+
+        assert eventually(lambda: empty() == [], within_s=60.0), empty()
+        # The gauge that replicas are scaled by goes back.
+        assert eventually(lambda: prometheus.query("sum(aquatint_requests_in_flight)")[0]["value"][1] == "0")
+
+
+def test_alerts(tmp_path: Path) -> None:
+    """Prometheus's own tool accepts the rules."""
+    promtool = shutil.which("promtool")
+    assert promtool is not None, "the alerts' tests need Prometheus: apt-get install prometheus"
+    groups = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(groups))
+    done = subprocess.run(
+        [promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(groups['groups'][0]['rules'])} rules found" in done.stdout

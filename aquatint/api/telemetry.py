@@ -24,5 +24,6 @@ def trace_if_configured(app: FastAPI, service: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # One span a request; those of every message sent would be thousands.
-    FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"], excluded_urls="health,metrics")
+    # One span a request; those of every message sent would be thousands. MCP's callers name their trace inside the
+    # message, which FastMCP only looks at where no span has begun.
+    FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"], excluded_urls="health,metrics,mcp")

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from aquatint.client import _messages as messages
 from aquatint.client._options import GRPC_CHANNEL, Options, with_seed
 from aquatint.client._sync import http_error
+from aquatint.client._trace import trace_headers
 from aquatint.errors import DeadlineExceeded, EngineUnavailable
 from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
@@ -53,7 +54,7 @@ class AsyncGrpcTransport:
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """One unary call; cancelling the task cancels it on the server."""
         try:
-            result = await self._client.infer(**messages.unary_call(model, request, timeout_s))
+            result = await self._client.infer(**messages.unary_call(model, request, timeout_s), headers=trace_headers())
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
         event = messages.parse_grpc(result)
@@ -65,7 +66,7 @@ class AsyncGrpcTransport:
     ) -> AsyncGenerator[StreamEvent, None]:
         """One call on a stream of its own; leaving the iterator cancels it on the server."""
         calls = _once(messages.stream_call(model, request, timeout_s))
-        answers = self._client.stream_infer(calls, stream_timeout=timeout_s)
+        answers = self._client.stream_infer(calls, stream_timeout=timeout_s, headers=trace_headers())
         deadline = time.monotonic() + timeout_s
         try:
             while True:

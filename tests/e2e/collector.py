@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from google.protobuf.json_format import Parse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+def _decoded(body: bytes, media_type: str) -> ExportTraceServiceRequest:
+    """OTLP's two forms; in its JSON, ids are hexadecimal where Protobuf's JSON has base64."""
+    if "json" not in media_type:
+        return ExportTraceServiceRequest.FromString(body)
+    text = re.sub(
+        rb'"(traceId|spanId|parentSpanId)":"([0-9a-f]*)"',
+        lambda m: b'"%s":"%s"' % (m[1], base64.b64encode(bytes.fromhex(m[2].decode()))),
+        re.sub(rb'"\s*:\s*"', b'":"', body),
+    )
+    return Parse(text, ExportTraceServiceRequest(), ignore_unknown_fields=True)
 
 
 class Collector:
@@ -22,10 +37,10 @@ class Collector:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                for resource in _decoded(body, self.headers["content-type"]).resource_spans:
                     attributes = {each.key: each.value.string_value for each in resource.resource.attributes}
                     collected.extend(
-                        (attributes["service.name"], span.name, span.trace_id)
+                        (attributes.get("service.name", ""), span.name, span.trace_id)
                         for scope in resource.scope_spans
                         for span in scope.spans
                     )

@@ -20,7 +20,6 @@ from aquatint.client import Client
 from aquatint.llm import EMBEDDED_MODEL
 from aquatint.server import TritonServer
 from benchmarks import intents
-from tests.e2e.collector import Collector
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX
@@ -138,18 +137,3 @@ def test_the_list_is_long_and_mixed() -> None:
     assert len(entries) >= 60
     assert {entry["right"] for entry in entries} == {"talk", "draw", "both"}
     assert sum("after" in entry for entry in entries) >= 15
-
-
-def test_one_trace_from_the_chat_to_the_tool(server: TritonServer, tmp_path: Path) -> None:
-    """With OpenTelemetry's variables set, the chat's span and the MCP server's are of one trace."""
-    with Collector() as collector, contextlib.ExitStack() as stack:
-        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-        mcp = stack.enter_context(WebServer("aquatint-mcp", {**mcp_environment(server.grpc_url, tmp_path), **traced}))
-        settings = {**chat_environment(mcp.url, "http://127.0.0.1:9", tmp_path), **traced}
-        chat = stack.enter_context(WebServer("aquatint-chat", settings))
-        with httpx.Client(base_url=chat.url, timeout=60) as client:
-            answer(client, "/imagine a fox", image={"num_inference_steps": 2})
-        assert eventually(lambda: len(collector.services_of("tools/call generate_image")) >= 2)
-    assert collector.services_of("POST /api/v1/chat/completions") == {"aquatint-chat"}
-    (trace,) = collector.traces_of("POST /api/v1/chat/completions")
-    assert trace in collector.traces_of("tools/call generate_image")

@@ -81,17 +81,18 @@ class Pod:
 
 
 @contextlib.contextmanager
-def running_triton(repository: Path, scratch: Path) -> Iterator[Pod]:
-    """Stock tritonserver with the manifest's arguments."""
+def running_triton(repository: Path, scratch: Path, *more: str) -> Iterator[Pod]:
+    """Stock tritonserver with the manifest's arguments, and ``more``."""
     pod = Pod("aquatint-triton", "triton-s3", repository, AQUATINT_MODEL="mini")
     installation = locate(None)
     scratch.mkdir()
     lay_out_backends(installation, scratch)
     # The embedded server has its backends and caches elsewhere than the image.
     own = [f"--backend-directory={scratch}", f"--cache-directory={installation.cache_directory()}"]
+    own += [f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")]
     own += [f"--backend-config=python,shm-region-prefix-name={_MEMORY}"]
     environment = {**installation.environment(), **pod.environment}
-    pod.process = subprocess.Popen([installation.binary, *pod.arguments, *own], env=environment)
+    pod.process = subprocess.Popen([installation.binary, *pod.arguments, *own, *more], env=environment)
     try:
         assert eventually(lambda: pod.probe("readinessProbe"), within_s=60.0)
         yield pod

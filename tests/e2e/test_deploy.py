@@ -20,7 +20,7 @@ from tests.deploy.manifests import Manifest, build
 from tests.e2e.conftest import eventually
 from tests.e2e.processes import BIN
 from tests.e2e.test_fronts import FOX
-from tests.seaweed import free_ports
+from tests.seaweed import ACCESS_KEY, SECRET_KEY, free_ports, seaweed
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ _MEMORY = f"aquatint-deploy-{os.getpid()}-"
 class Pod:
     """A runtime's container as a process on free ports; ``/mnt/models`` and the ports are replaced, nothing else."""
 
-    def __init__(self, runtime: str, overlay: str, model: Path, **environment: str) -> None:
+    def __init__(self, runtime: str, overlay: str, model: Path | str, **environment: str) -> None:
         named = [each for each in build(overlay) if each["metadata"]["name"] == runtime]
         (found,) = [each for each in named if each["kind"] == "ServingRuntime"]
         self.container: Manifest = found["spec"]["containers"][0]
@@ -49,7 +49,7 @@ class Pod:
             if name.endswith("port"):
                 yield value
 
-    def _here(self, text: str, model: Path) -> str:
+    def _here(self, text: str, model: Path | str) -> str:
         for port, free in self._free.items():
             text = text.replace(f"port={port}", f"port={free}").replace(f":{port}", f":{free}")
         return text.replace("/mnt/models", str(model))
@@ -81,7 +81,7 @@ class Pod:
 
 
 @contextlib.contextmanager
-def running_triton(repository: Path, scratch: Path, *more: str) -> Iterator[Pod]:
+def running_triton(repository: Path | str, scratch: Path, *more: str) -> Iterator[Pod]:
     """Stock tritonserver with the manifest's arguments, and ``more``."""
     pod = Pod("aquatint-triton", "triton-s3", repository, AQUATINT_MODEL="mini")
     installation = locate(None)
@@ -115,6 +115,24 @@ def test_triton(mini_repository: Path, tmp_path: Path) -> None:
         next(stub for stub in stubs if "mini_transformer" in " ".join(stub.cmdline())).kill()
         assert not pod.probe("livenessProbe")
         assert pod.probe("readinessProbe")
+
+
+def test_triton_reads_s3_itself(mini_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same repository from ``s3://``, without KServe's download: the same picture."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with seaweed(tmp_path / "weed") as storage:
+        client = storage.client()
+        client.create_bucket(Bucket="models")
+        for file in mini_repository.rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                client.upload_file(str(file), "models", f"mini/1/{file.relative_to(mini_repository)}")
+        address = f"s3://{storage.endpoint_url}/models/mini/1"
+        with running_triton(address, tmp_path / "triton") as pod, connect(url=pod.url, model="mini") as drawing:
+            from_s3 = drawing.generate(FOX).images[0].png
+    with running_triton(mini_repository, tmp_path / "again") as pod, connect(url=pod.url, model="mini") as drawing:
+        assert drawing.generate(FOX).images[0].png == from_s3
 
 
 def test_diffusers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from aquatint_chat.store import Conversation, Message, Picture
@@ -14,8 +15,8 @@ def summary(conversation: Conversation) -> dict[str, Any]:
     return {
         "id": conversation.id,
         "title": conversation.title,
-        "created_at": conversation.created_at.isoformat(),
-        "updated_at": conversation.updated_at.isoformat(),
+        "created_at": _iso(conversation.created_at),
+        "updated_at": _iso(conversation.updated_at),
     }
 
 
@@ -34,7 +35,7 @@ def message(found: Message) -> dict[str, Any]:
         "error": found.error,
         "tool_calls": found.tool_calls,
         "usage": found.usage,
-        "created_at": found.created_at.isoformat(),
+        "created_at": _iso(found.created_at),
         "images": [picture(each) for each in found.images],
     }
 
@@ -58,3 +59,8 @@ def markdown(found: Conversation) -> str:
         lines.append(f"**{'You' if each.role == 'user' else 'Aquatint'}:** {each.content}")
         lines += [f"![{image.prompt}]({IMAGES_PATH}/{image.id}) seed {image.seed}" for image in each.images]
     return "\n\n".join(lines) + "\n"
+
+
+def _iso(moment: datetime) -> str:
+    """With its offset, which SQLite forgets."""
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()

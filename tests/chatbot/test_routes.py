@@ -24,6 +24,7 @@ async def begun(chat: Chat, content: str = "/imagine a fox") -> dict[str, Any]:
 async def test_rename_search_delete(chat: Chat) -> None:
     fox, cat = await begun(chat), await begun(chat, "/imagine a cat")
     listed = (await chat.http.get("/api/v1/conversations")).json()["conversations"]
+    assert listed[1]["created_at"] == fox["created_at"]
     assert [each["id"] for each in listed] == [cat["id"], fox["id"]]
     renamed = await chat.http.patch(f"/api/v1/conversations/{fox['id']}", json={"title": " Reynard "})
     assert renamed.json()["title"] == "Reynard"

@@ -122,13 +122,16 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
     """The picture grows in the page, is the one Triton draws for this seed, and is remembered after a reload."""
     settings(page)
     set_number(page, "Seed", str(FOX.seed))
+    # Slow enough to be watched.
+    set_number(page, "Steps", "150")
     page.get_by_role("button", name="Close settings").click()
     say(page, f"draw {FOX.prompt}")
     expect(page.get_by_test_id("preview")).to_be_visible()
     expect(page.locator(".drawn img")).to_have_count(0)
     expect(page.get_by_role("progressbar")).to_be_visible()
     done(page)
-    assert last_picture(page) == grpc_client.generate(FOX).images[0].png
+    wanted = FOX.model_copy(update={"num_inference_steps": 150})
+    assert last_picture(page) == grpc_client.generate(wanted).images[0].png
     expect(page.get_by_text(f"Here is {FOX.prompt}.")).to_be_visible()
 
     page.reload()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from aquatint.errors import AquatintError
+from aquatint.llm import EMBEDDED_MODEL, LlmSettings, is_installed
 from aquatint.server.locate import locate
 from aquatint.settings import ServerSettings, read_settings
 
@@ -37,8 +38,10 @@ def examine() -> Iterator[Finding]:
         ("KServe runtime", "kserve", "serving"),
         ("MCP server", "fastmcp", "mcp"),
         ("images in S3", "boto3", "mcp"),
+        ("chat", "sqlalchemy", "chatbot"),
     ):
         yield _module(part, module, extra)
+    yield _language_model()
     yield _gpu()
     yield _shared_memory()
 
@@ -61,6 +64,12 @@ def _module(part: str, module: str, extra: str) -> Finding:
     if importlib.util.find_spec(module) is None:
         return Finding(part, False, f"{module} is not installed", f"pip install 'aquatint[{extra}]'")
     return Finding(part, True, f"{module} {metadata.version(module)}")
+
+
+def _language_model() -> Finding:
+    home = read_settings(LlmSettings).home
+    detail = f"{EMBEDDED_MODEL} on vLLM in {home}" if is_installed(home) else f"not in {home}"
+    return Finding("language model", is_installed(home), detail, "aquatint llm install, or set AQUATINT_CHAT_LLM_URL")
 
 
 def _gpu() -> Finding:

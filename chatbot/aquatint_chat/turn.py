@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -234,7 +235,7 @@ class Turns:
 
     async def _draw_part(self, part: Part, request: TurnRequest, answer: Answer) -> AsyncGenerator[Event, None]:
         assert part.prompt is not None
-        call = RequestedCall(f"call_{uuid.uuid4().hex[:12]}", self._settings.draw_tool, "")
+        call = RequestedCall(_call_id(), self._settings.draw_tool, "")
         async with aclosing(self._call(call, {"prompt": part.prompt}, request, answer)) as calling:
             async for event in calling:
                 yield event
@@ -254,7 +255,8 @@ class Turns:
             async with aclosing(self._stream(model, messages, answer, offered)) as deltas:
                 async for delta in deltas:
                     if isinstance(delta, RequestedCall):
-                        wanted.append(delta)
+                        # Some servers count from zero in every answer.
+                        wanted.append(replace(delta, id=_call_id()))
                     else:
                         yield delta
             if not wanted:
@@ -288,13 +290,13 @@ class Turns:
         self, call: RequestedCall, arguments: dict[str, Any], request: TurnRequest, answer: Answer
     ) -> AsyncGenerator[Event, None]:
         """Call a tool, with the page's settings where it has fields for them."""
-        if call.name == self._settings.draw_tool:
-            tool = await self._toolbox.tool(call.name)
+        tool = await self._toolbox.tool(call.name)
+        if tool.name == self._settings.draw_tool:
             chosen = request.image.model_dump(exclude_none=True)
             arguments = {**arguments, **{k: v for k, v in chosen.items() if k in tool.schema.get("properties", {})}}
-        yield events.ToolCall(id=call.id, tool=call.name, arguments=arguments)
-        with metrics.TOOL_SECONDS.labels(tool=call.name).time():
-            async with aclosing(self._toolbox.call(call.name, arguments)) as running:
+        yield events.ToolCall(id=call.id, tool=tool.name, arguments=arguments)
+        with metrics.TOOL_SECONDS.labels(tool=tool.name).time():
+            async with aclosing(self._toolbox.call(tool.name, arguments)) as running:
                 async for event in running:
                     if isinstance(event, ToolProgress):
                         yield events.Progress(
@@ -324,6 +326,10 @@ class Turns:
                     yield answer.say(delta)
                 else:
                     yield delta
+
+
+def _call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:12]}"
 
 
 def _record(call: RequestedCall, arguments: dict[str, Any], result: str) -> dict[str, Any]:

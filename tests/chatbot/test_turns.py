@@ -78,6 +78,8 @@ async def test_a_wrong_call_is_told_to_the_model(chat: Chat, llm: FakeLlm) -> No
     assert "width" in results[0]
     assert "not a JSON object" in results[1]
     assert "there is no 'paint'" in results[2]
+    # A name that a model made up is no label of a metric.
+    assert "paint" not in (await chat.http.get("/metrics")).text
 
 
 @pytest.mark.parametrize("settings", [{"max_rounds": 2}])
@@ -86,6 +88,7 @@ async def test_rounds_are_limited(chat: Chat, llm: FakeLlm) -> None:
     llm.replies = [DRAW_FOX, DRAW_FOX, Reply("Enough.")]
     events = await chat.say("draw and draw")
     assert len(named(events, "image")) == 2
+    assert len({call["id"] for call in named(events, "tool_call")}) == 2
     assert "tools" in llm.requests[1]
     assert "tools" not in llm.requests[2]
     assert events[-1][1]["message"]["content"].strip() == "Enough."

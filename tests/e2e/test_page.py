@@ -228,6 +228,10 @@ def test_pictures_go_on(page: Page) -> None:
     expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
     page.get_by_role("textbox", name="Search pictures").fill("snail green")
     expect(page.locator(".pictures img")).to_have_count(5)
+    page.locator(".pictures button").first.click()
+    dialog.get_by_role("button", name="Delete").click()
+    dialog.get_by_role("button", name="Really delete").click()
+    expect(page.locator(".pictures img")).to_have_count(4)
     page.get_by_role("textbox", name="Search pictures").fill("no such picture")
     expect(page.get_by_text("Nothing found")).to_be_visible()
 

@@ -21,7 +21,7 @@ import {
 } from "@patternfly/react-core";
 import { CogIcon, ImagesIcon } from "@patternfly/react-icons";
 import { useCallback, useEffect, useState } from "react";
-import type { ImageSettings, Picture, Status } from "./api";
+import { deletePicture, type ImageSettings, type Picture, type Status } from "./api";
 import { ChatView } from "./chat/ChatView";
 import { useChat } from "./chat/useChat";
 import { Gallery } from "./Gallery";
@@ -40,6 +40,7 @@ export function App() {
   const server = useStatus();
   const [hash, go] = useHash();
   const [listVersion, setListVersion] = useState(0);
+  const [deletions, setDeletions] = useState(0);
   const [settings, setSettings] = useStored<ImageSettings>("aquatint.image", {});
   const [showsSettings, setShowsSettings] = useState(false);
   const [showsList, setShowsList] = useState(() => WIDE.matches);
@@ -81,6 +82,17 @@ export function App() {
     );
   };
 
+  const remove = async (picture: Picture) => {
+    setViewed(null);
+    try {
+      await deletePicture(picture.id);
+      setDeletions((count) => count + 1);
+      if (!isGallery) await open(state.id);
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
+  };
+
   return (
     <Page
       masthead={<Header status={server.status} isGallery={isGallery} go={go} toggleSettings={() => setShowsSettings(!showsSettings)} showsList={showsList} toggleList={() => setShowsList(!showsList)} />}
@@ -116,7 +128,7 @@ export function App() {
             {problem && <Alert variant="danger" isInline title={problem} />}
             {server.locked && <TokenPrompt onToken={server.refresh} />}
             {isGallery ? (
-              <Gallery onView={setViewed} />
+              <Gallery onView={setViewed} version={deletions} />
             ) : (
               <ChatView
                 state={state}
@@ -133,7 +145,7 @@ export function App() {
           </DrawerContentBody>
         </DrawerContent>
       </Drawer>
-      {viewed && <ImageViewer picture={viewed} onClose={() => setViewed(null)} onChange={change} onVary={vary} />}
+      {viewed && <ImageViewer picture={viewed} onClose={() => setViewed(null)} onChange={change} onVary={vary} onDelete={(picture) => void remove(picture)} />}
     </Page>
   );
 }

@@ -2,8 +2,14 @@ import { Alert, Button, EmptyState, EmptyStateBody, SearchInput, Title } from "@
 import { useEffect, useState } from "react";
 import { listPictures, type Picture } from "./api";
 
+interface GalleryProps {
+  onView: (picture: Picture) => void;
+  /** Changes when the pictures are to be read again. */
+  version: number;
+}
+
 /** All pictures of all conversations, newest first. */
-export function Gallery({ onView }: { onView: (picture: Picture) => void }) {
+export function Gallery({ onView, version }: GalleryProps) {
   const [words, setWords] = useState("");
   const [pictures, setPictures] = useState<Picture[] | null>(null);
   const [cursor, setCursor] = useState<number | null>(null);
@@ -24,7 +30,7 @@ export function Gallery({ onView }: { onView: (picture: Picture) => void }) {
     return () => {
       left = true;
     };
-  }, [words, attempts]);
+  }, [words, attempts, version]);
 
   const more = async () => {
     const page = await listPictures(words, cursor ?? undefined);

@@ -1,5 +1,6 @@
 import { Button, ClipboardCopy, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Modal, ModalBody, ModalFooter, ModalHeader } from "@patternfly/react-core";
-import { CloneIcon, DownloadIcon, SyncAltIcon } from "@patternfly/react-icons";
+import { CloneIcon, DownloadIcon, SyncAltIcon, TrashIcon } from "@patternfly/react-icons";
+import { useState } from "react";
 import type { Picture } from "./api";
 import { downloadPicture } from "./download";
 
@@ -10,9 +11,11 @@ interface ViewerProps {
   onChange: (picture: Picture) => void;
   /** Keep the prompt and take other seeds. */
   onVary: (picture: Picture) => void;
+  onDelete: (picture: Picture) => void;
 }
 
-export function ImageViewer({ picture, onClose, onChange, onVary }: ViewerProps) {
+export function ImageViewer({ picture, onClose, onChange, onVary, onDelete }: ViewerProps) {
+  const [isSure, setSure] = useState(false);
   const { width, height, num_inference_steps, guidance_scale, negative_prompt, model } = picture.parameters;
   const facts: [string, string | number | undefined][] = [
     ["Size", width && height ? `${width} × ${height}` : undefined],
@@ -61,6 +64,9 @@ export function ImageViewer({ picture, onClose, onChange, onVary }: ViewerProps)
         </Button>
         <Button variant="secondary" icon={<SyncAltIcon />} isDisabled={picture.seed === null} onClick={() => onChange(picture)}>
           Same seed, change prompt
+        </Button>
+        <Button variant="link" isDanger icon={<TrashIcon />} onClick={() => (isSure ? onDelete(picture) : setSure(true))}>
+          {isSure ? "Really delete" : "Delete"}
         </Button>
       </ModalFooter>
     </Modal>

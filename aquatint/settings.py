@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -106,3 +107,8 @@ class ApiSettings(BaseSettings):
     def base_url(self) -> str:
         """Where callers reach this server."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def hosts(self) -> list[str]:
+        """Host names that this server answers to."""
+        return [*self.allowed_hosts, urlsplit(self.base_url).hostname or ""]

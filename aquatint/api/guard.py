@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -12,19 +13,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aquatint.api.errors import error_response
 from aquatint.errors import Forbidden, TooLarge
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-
 
 class HostOriginGuard:
     """Refuses requests for hosts that are not ours and from web pages that are not ours.
 
     A page a user happens to visit can send requests to loopback, and by DNS rebinding even read the answers; what it
-    cannot do is choose the Host and Origin headers.
+    cannot do is choose the Host and Origin headers. Rebinding needs a name, so a Host that is an address passes:
+    kubelet's probes and Prometheus call pods by theirs.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str], origins: Sequence[str]) -> None:
         self._app = app
-        self._hosts = {*_LOOPBACK, *(host.lower() for host in hosts)}
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,7 +36,8 @@ class HostOriginGuard:
 
     def _refusal(self, headers: Headers) -> str | None:
         host = headers.get("host", "").lower()
-        if _name(host) not in self._hosts:
+        name = _name(host)
+        if name not in self._hosts and not _is_address(name):
             return "this host name is not served here; AQUATINT_ALLOWED_HOSTS lists those that are"
         origin = headers.get("origin", "").lower()
         if not origin or origin in self._origins or urlsplit(origin).netloc == host:
@@ -48,6 +49,14 @@ def _name(host: str) -> str:
     """A Host header without its port."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 class BodyLimit:

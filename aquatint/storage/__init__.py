@@ -2,7 +2,7 @@
 
 from aquatint.storage.images import ImagePage, ImageStore, StoredImage
 from aquatint.storage.objects import FileObjects, ObjectInfo, ObjectNotFound, ObjectStore
-from aquatint.storage.open import open_image_store
+from aquatint.storage.open import open_image_store, open_objects
 
 __all__ = [
     "FileObjects",
@@ -13,4 +13,5 @@ __all__ = [
     "ObjectStore",
     "StoredImage",
     "open_image_store",
+    "open_objects",
 ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from aquatint.errors import StoreUnavailable
 
@@ -37,8 +39,17 @@ class ObjectStore(Protocol):
     def put(self, key: str, data: bytes, content_type: str) -> None:
         """Write or replace an object; a reader sees the old one or the new one whole, never a part."""
 
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object only if there is none of that key; whether it was written. One of several callers wins."""
+
+    def upload(self, key: str, path: Path) -> None:
+        """``put`` of a file of any size."""
+
     def get(self, key: str) -> bytes:
         """Read an object. Raises ``ObjectNotFound``."""
+
+    def download(self, key: str, path: Path) -> None:
+        """``get`` of an object of any size into a file. Raises ``ObjectNotFound``."""
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -62,19 +73,38 @@ class FileObjects:
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         """Write aside, flush to the disk, rename."""
+        self._write(key, io.BytesIO(data), Path.replace)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write aside, then link: unlike a rename, that fails if another was first."""
+        try:
+            self._write(key, io.BytesIO(data), _link)
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, key: str, path: Path) -> None:
+        """Copy aside, flush to the disk, rename."""
+        with path.open("rb") as source:
+            self._write(key, source, Path.replace)
+
+    def _write(self, key: str, source: IO[bytes], move: Callable[[Path, Path], object]) -> None:
         path = self._path(key)
         partial = self._partial / uuid.uuid4().hex
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("xb") as file:
-                file.write(data)
+                shutil.copyfileobj(source, file)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            move(partial, path)
+        except FileExistsError:
+            raise
         except OSError as error:
+            raise StoreUnavailable(f"the folder cannot be written: {error.strerror}") from error
+        finally:
             partial.unlink(missing_ok=True)
-            raise StoreUnavailable(f"the image folder cannot be written: {error.strerror}") from error
 
     def get(self, key: str) -> bytes:
         """Read the file."""
@@ -83,14 +113,23 @@ class FileObjects:
         except FileNotFoundError:
             raise ObjectNotFound(key) from None
         except OSError as error:
-            raise StoreUnavailable(f"the image folder cannot be read: {error.strerror}") from error
+            raise StoreUnavailable(f"the folder cannot be read: {error.strerror}") from error
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the file."""
+        try:
+            shutil.copyfile(self._path(key), path)
+        except FileNotFoundError:
+            raise ObjectNotFound(key) from None
+        except OSError as error:
+            raise StoreUnavailable(f"the folder cannot be read: {error.strerror}") from error
 
     def delete(self, key: str) -> None:
         """Remove the file."""
         try:
             self._path(key).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"the image folder cannot be changed: {error.strerror}") from error
+            raise StoreUnavailable(f"the folder cannot be changed: {error.strerror}") from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All finished files; what an earlier crash left half-written is removed on the way."""
@@ -129,3 +168,7 @@ class FileObjects:
         if not _KEY.fullmatch(key):
             raise ObjectNotFound(key)
         return self._root / key
+
+
+def _link(source: Path, target: Path) -> None:
+    target.hardlink_to(source)

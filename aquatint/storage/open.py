@@ -1,4 +1,4 @@
-"""The image store that the settings describe."""
+"""Stores by address, and the image store that the settings describe."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import secrets
 import uuid
 from functools import partial
+from pathlib import Path
 
-from aquatint.errors import StoreUnavailable
-from aquatint.settings import StorageSettings
+from aquatint.errors import InvalidRequest, StoreUnavailable
+from aquatint.settings import StorageSettings, read_settings
 from aquatint.storage.images import ImageStore
-from aquatint.storage.objects import FileObjects
+from aquatint.storage.objects import FileObjects, ObjectStore
 
 _ID_KEY_FILE = ".id-key"
 
@@ -31,12 +32,29 @@ def open_image_store(settings: StorageSettings, public_url: str) -> ImageStore:
     )
     if settings.bucket is None:
         return open_store(local)
+    return open_store(_open_s3(settings.bucket, settings.prefix, settings.endpoint_url), local=local)
+
+
+def open_objects(address: str) -> ObjectStore:
+    """The store of ``s3://bucket/prefix``, or of a folder such as a mounted volume.
+
+    The endpoint and the credentials of S3 come from AWS's own variables. Raises ``InvalidRequest`` for an address that
+    names no bucket, ``StoreUnavailable`` when boto3 is missing.
+    """
+    if not address.startswith("s3://"):
+        return FileObjects(Path(address))
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise InvalidRequest(f"store: {address!r} names no bucket")
+    return _open_s3(bucket, prefix, read_settings(StorageSettings).endpoint_url)
+
+
+def _open_s3(bucket: str, prefix: str, endpoint_url: str | None) -> ObjectStore:
     try:
         from aquatint.storage.s3 import S3Objects  # noqa: PLC0415 - boto3 is only needed with a bucket
     except ImportError as error:
         raise StoreUnavailable("a bucket is set but boto3 is missing: pip install 'aquatint[mcp]'") from error
-    objects = S3Objects(settings.bucket, settings.prefix, settings.endpoint_url)
-    return open_store(objects, local=local)
+    return S3Objects(bucket, prefix, endpoint_url)
 
 
 def _id_key(settings: StorageSettings) -> bytes:

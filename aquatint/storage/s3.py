@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -14,6 +15,7 @@ from aquatint.errors import StoreUnavailable
 from aquatint.storage.objects import ObjectInfo, ObjectNotFound
 
 _NOT_FOUND = ("404", "NoSuchKey", "NotFound")
+_ALREADY_THERE = ("412", "PreconditionFailed", "ConditionalRequestConflict")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 30
 _TRIES = 4
@@ -49,6 +51,36 @@ class S3Objects:
             )
         # boto3's transfer manager wraps some failures in an exception of its own that is neither of botocore's.
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
+            raise _unavailable(error) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """A conditional PUT (``If-None-Match: *``)."""
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in _ALREADY_THERE:
+                return False
+            raise _unavailable(error) from error
+        except BotoCoreError as error:
+            raise _unavailable(error) from error
+        return True
+
+    def upload(self, key: str, path: Path) -> None:
+        """A multipart upload for a large file, with the checksums that boto3 adds."""
+        try:
+            self._client.upload_file(str(path), self._bucket, self._prefix + key, Config=_TRANSFER)
+        except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
+            raise _unavailable(error) from error
+
+    def download(self, key: str, path: Path) -> None:
+        """In parts, several at a time."""
+        try:
+            self._client.download_file(self._bucket, self._prefix + key, str(path), Config=_TRANSFER)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in _NOT_FOUND:
+                raise ObjectNotFound(key) from None
+            raise _unavailable(error) from error
+        except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
             raise _unavailable(error) from error
 
     def get(self, key: str) -> bytes:

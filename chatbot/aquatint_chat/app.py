@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -65,8 +64,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
         app.mount("/", StaticFiles(directory=settings.web, html=True))
     app.add_middleware(CancelOnDisconnect, prefixes=[routes.COMPLETIONS])
     app.add_middleware(BodyLimit, max_bytes=api_settings.max_body_bytes)
-    hosts = [*api_settings.allowed_hosts, urlsplit(api_settings.base_url).hostname or ""]
-    app.add_middleware(HostOriginGuard, hosts=hosts, origins=api_settings.cors_origins)
+    app.add_middleware(HostOriginGuard, hosts=api_settings.hosts, origins=api_settings.cors_origins)
     app.add_middleware(_SecurityHeaders)
     return app
 

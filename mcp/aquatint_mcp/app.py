@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -62,8 +61,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
         )
-    hosts = [*settings.allowed_hosts, urlsplit(settings.base_url).hostname or ""]
-    app.add_middleware(HostOriginGuard, hosts=hosts, origins=settings.cors_origins)
+    app.add_middleware(HostOriginGuard, hosts=settings.hosts, origins=settings.cors_origins)
     return app
 
 

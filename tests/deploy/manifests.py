@@ -23,7 +23,7 @@ OVERLAYS = sorted(path.parent.name for path in (DEPLOY / "overlays").glob("*/kus
 BIN = Path(sys.executable).parent
 Manifest = dict[str, Any]
 KUBERNETES = "1.33"
-CORE_GROUPS = {"", "apps", "policy", "networking.k8s.io"}
+CORE_GROUPS = {"", "apps", "policy", "networking.k8s.io", "rbac.authorization.k8s.io"}
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def everything() -> Iterator[tuple[str, Manifest]]:
 
 
 def pod_specs(manifest: Manifest) -> Iterator[Manifest]:
-    """The pod templates inside a manifest: of a Deployment, a ServingRuntime or an InferenceService's predictor."""
+    """The pod templates inside a manifest: of a Deployment, a ServingRuntime or an InferenceService's parts."""
     spec = manifest.get("spec", {})
     if manifest["kind"] == "Deployment":
         yield spec["template"]["spec"]
@@ -56,6 +56,8 @@ def pod_specs(manifest: Manifest) -> Iterator[Manifest]:
         yield spec
     elif manifest["kind"] == "InferenceService":
         yield spec["predictor"]
+        if "transformer" in spec:
+            yield spec["transformer"]
 
 
 def containers(manifest: Manifest) -> Iterator[tuple[Manifest, Manifest]]:

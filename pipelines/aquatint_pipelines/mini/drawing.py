@@ -1,14 +1,4 @@
-"""Draw with a diffusers folder: batches for the judge, sheets for people, golden pictures for tests."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-import numpy as np
-import torch
-from diffusers import StableDiffusion3Pipeline
-from numpy.typing import NDArray
-from PIL import Image
+"""What the mini checkpoint is asked to draw for people (the sample sheet) and for tests (the golden pictures)."""
 
 SHEET_PROMPTS = (
     "a flat emoji of a fox on a blue background",
@@ -29,35 +19,3 @@ SHEET_PROMPTS = (
     "Lemon, flat style, purple background",
 )
 GOLDEN_PROMPTS = SHEET_PROMPTS[:4]
-
-
-def load_pipeline(folder: Path) -> StableDiffusion3Pipeline:
-    """The pipeline in FP32, without progress bars."""
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def draw(
-    pipeline: StableDiffusion3Pipeline, prompts: list[str], seeds: list[int], steps: int, guidance_scale: float
-) -> NDArray[np.uint8]:
-    """One picture per prompt and seed, UINT8 ``(n, h, w, 3)``."""
-    images: NDArray[np.float32] = pipeline(
-        prompts,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        max_sequence_length=pipeline.tokenizer_3.model_max_length,
-        output_type="np",
-    ).images
-    return np.rint(images * 255.0).astype(np.uint8)
-
-
-def sheet(pictures: NDArray[np.uint8], columns: int = 4, scale: int = 2) -> Image.Image:
-    """Pictures in a grid, enlarged ``scale`` times."""
-    n, height, width, _ = pictures.shape
-    rows = -(-n // columns)
-    grid = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    grid[:n] = pictures
-    whole = grid.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    return Image.fromarray(whole).resize((columns * width * scale, rows * height * scale), Image.Resampling.LANCZOS)

@@ -53,9 +53,13 @@ class Judge(nn.Module):
             }
         )
 
+    def embed(self, pictures: Tensor) -> Tensor:
+        """What the heads see of float ``(n, 3, h, w)`` pictures in [-1, 1]: ``(n, features)``."""
+        return F.adaptive_avg_pool2d(self.features(pictures), 2).flatten(1)
+
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits of each head for float ``(n, 3, h, w)`` pictures in [-1, 1]."""
-        features = F.adaptive_avg_pool2d(self.features(pictures), 2).flatten(1)
+        features = self.embed(pictures)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()

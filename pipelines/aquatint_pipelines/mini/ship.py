@@ -14,8 +14,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
+from aquatint_pipelines import drawing
 from aquatint_pipelines.mini import dataset as datasets
-from aquatint_pipelines.mini import drawing
+from aquatint_pipelines.mini.drawing import GOLDEN_PROMPTS, SHEET_PROMPTS
 from aquatint_pipelines.mini import judge as judges
 from aquatint_pipelines.mini.recipe import Recipe
 
@@ -68,13 +69,13 @@ def unpack(packed: Path, run: Path) -> None:
 def write_pictures(out: Path) -> None:
     """Draw the sample sheet and the golden pictures with the shipped weights."""
     pipeline = drawing.load_pipeline(out)
-    prompts = list(drawing.SHEET_PROMPTS)
+    prompts = list(SHEET_PROMPTS)
     pictures = drawing.draw(pipeline, prompts, [7] * len(prompts), NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
     drawing.sheet(pictures).save(out / "sample_sheet.png")
     golden = out / "golden"
     golden.mkdir(exist_ok=True)
     entries = []
-    for index, (prompt, picture) in enumerate(zip(drawing.GOLDEN_PROMPTS, pictures)):
+    for index, (prompt, picture) in enumerate(zip(GOLDEN_PROMPTS, pictures)):
         Image.fromarray(picture).save(golden / f"{index}.png")
         entries.append({"prompt": prompt, "seed": 7, "file": f"{index}.png"})
     (golden / "golden.json").write_text(json.dumps(entries, indent=1) + "\n")

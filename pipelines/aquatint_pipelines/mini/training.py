@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
+from aquatint_pipelines.folders import replace_folder
 from aquatint_pipelines.mini.recipe import StageRecipe
 
 _SAVE_EVERY_SECONDS = 240.0
@@ -98,15 +99,7 @@ class Stage:
         """Write the checkpoint beside the old one, then put it in its place."""
         partial, final = self.folder / "state.partial", self.folder / "state"
         self.accelerator.save_state(str(partial))
-        if final.is_dir():
-            stale = self.folder / "state.stale"
-            final.rename(stale)
-            partial.rename(final)
-            for path in sorted(stale.rglob("*"), reverse=True):
-                path.unlink()
-            stale.rmdir()
-        else:
-            partial.rename(final)
+        replace_folder(partial, final)
 
     def finish(self) -> torch.nn.Module:
         """Return the unwrapped model with the EMA weights in it."""

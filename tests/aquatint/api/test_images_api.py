@@ -227,6 +227,8 @@ async def test_body_limit(http: httpx.AsyncClient) -> None:
     [
         ({}, 200),
         ({"Host": "public"}, 200),
+        ({"Host": "10.128.0.7:8080"}, 200),
+        ({"Host": "[fd00::7]:8080"}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),

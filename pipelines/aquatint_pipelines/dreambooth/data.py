@@ -1,0 +1,193 @@
+"""Instance pictures to a training set: decoded safely, upright, square, unique, captioned, with a manifest.
+
+A dataset folder holds ``instance/*.png``, ``class/*.png`` (drawn later by the base model) and ``manifest.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import imagehash
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aquatint.errors import BundleRejected, InvalidRequest
+from aquatint.manifest import sha256
+from aquatint_pipelines.dreambooth import pictures
+
+MANIFEST = "manifest.json"
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_MAX_PIXELS = 100_000_000
+_HASH_SIZE = 16
+# Of 256 bits. Re-encoded or resized copies differ by less, another view of the same thing by much more.
+_SAME_BITS = 24
+
+
+class Picture(BaseModel):
+    """One picture of the dataset; ``caption`` has the rare token in its place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    caption: str
+    sha256: str
+    source: str
+
+
+class Dropped(BaseModel):
+    """One file that was left out, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    reason: str
+
+
+class Dataset(BaseModel):
+    """What a dataset folder holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    token: str
+    resolution: int
+    instance: list[Picture]
+    classes: list[Picture] = []
+    dropped: list[Dropped] = []
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 over token, captions and pictures."""
+        parts = [self.token, *(f"{p.sha256} {p.caption}" for p in (*self.instance, *self.classes))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def prepare(source: str, out: Path, token: str, resolution: int, instance_prompt: str) -> Dataset:
+    """Read ``source`` (folder, zip, tar or ``s3://`` prefix) into the dataset folder ``out``, whole or not at all.
+
+    Pictures are turned upright by their EXIF, put on white where transparent, cropped to the centre square and scaled
+    to ``resolution``. A text file beside a picture (same name, ``.txt``) is its caption, else ``instance_prompt`` is;
+    ``{token}`` in either becomes the rare token. Raises ``InvalidRequest`` if no picture is left, with the reasons.
+    """
+    if not token.strip():
+        raise InvalidRequest("token: must not be empty")
+    if out.exists():
+        raise InvalidRequest(f"out: {out} exists already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    captions: dict[str, str] = {}
+    candidates: list[tuple[str, Image.Image]] = []
+    dropped: list[Dropped] = []
+    for file in pictures.read(source):
+        path = PurePosixPath(file.name)
+        if path.suffix.lower() == ".txt":
+            captions[str(path.with_suffix(""))] = file.data.decode("utf-8", "replace").strip()
+        elif path.suffix.lower() not in _SUFFIXES:
+            dropped.append(Dropped(source=file.name, reason="not a picture"))
+        else:
+            try:
+                candidates.append((file.name, _decode(file.data, resolution)))
+            except _Unusable as error:
+                dropped.append(Dropped(source=file.name, reason=str(error)))
+    kept = list(_unique(candidates, dropped))
+    if not kept:
+        reasons = "; ".join(f"{d.source}: {d.reason}" for d in dropped[:10]) or "the source is empty"
+        raise InvalidRequest(f"pictures: none can be used ({reasons})")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        staging = Path(scratch) / "dataset"
+        (staging / "instance").mkdir(parents=True)
+        instance = []
+        for index, (name, image) in enumerate(kept):
+            caption = captions.get(str(PurePosixPath(name).with_suffix("")), instance_prompt)
+            instance.append(_save(staging, f"instance/{index:04d}.png", image, with_token(caption, token), name))
+        dataset = Dataset(token=token, resolution=resolution, instance=instance, dropped=dropped)
+        _write_manifest(staging, dataset)
+        staging.rename(out)
+    return dataset
+
+
+def add_class_pictures(folder: Path, drawn: list[tuple[str, Image.Image]]) -> Dataset:
+    """Put the base model's own pictures, with their prompts, beside the instance pictures."""
+    dataset = read(folder)
+    (folder / "class").mkdir(exist_ok=True)
+    classes = [
+        _save(folder, f"class/{index:04d}.png", image, prompt, "base model")
+        for index, (prompt, image) in enumerate(drawn)
+    ]
+    dataset = dataset.model_copy(update={"classes": classes})
+    _write_manifest(folder, dataset)
+    return dataset
+
+
+def copy(folder: Path, out: Path) -> None:
+    """A copy that may be changed."""
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+
+
+def read(folder: Path) -> Dataset:
+    """Read a dataset folder and check its pictures. Raises ``BundleRejected`` if one is missing or was changed."""
+    try:
+        dataset = Dataset.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise BundleRejected("the dataset has no valid manifest.json; make it with 'prepare'") from error
+    for picture in (*dataset.instance, *dataset.classes):
+        path = folder / picture.file
+        if not path.is_file() or sha256(path) != picture.sha256:
+            raise BundleRejected(f"the dataset's {picture.file} is missing or was changed")
+    return dataset
+
+
+def with_token(prompt: str, token: str) -> str:
+    """``prompt`` with ``{token}`` replaced; other braces stay."""
+    return prompt.replace("{token}", token)
+
+
+class _Unusable(Exception):
+    """A picture that is left out; the text says why."""
+
+
+def _decode(data: bytes, resolution: int) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+            # Known from the header: nothing large is decoded.
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise _Unusable(f"{opened.width}x{opened.height} pixels are too many")
+            if 2 * min(opened.size) < resolution:
+                raise _Unusable(f"{opened.width}x{opened.height} is too small for {resolution}x{resolution}")
+            upright = ImageOps.exif_transpose(opened).convert("RGBA")
+    except UnidentifiedImageError:
+        raise _Unusable("not a picture that can be read") from None
+    # Pillow's decoders raise many kinds of error on damaged files; each means the same here.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _Unusable(f"damaged: {type(error).__name__}") from error
+    white = Image.new("RGBA", upright.size, "white")
+    flat = Image.alpha_composite(white, upright).convert("RGB")
+    return ImageOps.fit(flat, (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def _unique(candidates: list[tuple[str, Image.Image]], dropped: list[Dropped]) -> Iterator[tuple[str, Image.Image]]:
+    """Pictures whose perceptual hash is unlike every earlier one's."""
+    seen: list[tuple[str, imagehash.ImageHash]] = []
+    for name, image in candidates:
+        own = imagehash.phash(image, hash_size=_HASH_SIZE)
+        twin = next((other for other, theirs in seen if own - theirs <= _SAME_BITS), None)
+        if twin is not None:
+            dropped.append(Dropped(source=name, reason=f"looks the same as {twin}"))
+            continue
+        seen.append((name, own))
+        yield name, image
+
+
+def _save(folder: Path, file: str, image: Image.Image, caption: str, source: str) -> Picture:
+    image.save(folder / file)
+    return Picture(file=file, caption=caption, sha256=sha256(folder / file), source=source)
+
+
+def _write_manifest(folder: Path, dataset: Dataset) -> None:
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(dataset.model_dump_json(indent=1) + "\n")
+    partial.replace(folder / MANIFEST)

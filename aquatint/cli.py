@@ -1,4 +1,4 @@
-"""The ``aquatint`` command: generate, export, serve, llm, models, ready, doctor."""
+"""The ``aquatint`` command: generate, export, serve, registry, llm, models, ready, doctor."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from aquatint import manifest, readiness, request
 from aquatint.client import Client, GeneratedImage, Generation, Step, connect
 from aquatint.errors import BundleRejected, EngineUnavailable, InvalidRequest
 from aquatint.llm.commands import llm
+from aquatint.registry.commands import registry
+from aquatint.registry.service import admin_key
 from aquatint.request import GenerationRequest
 from aquatint.server import TritonServer
 from aquatint.settings import ClientSettings, ServerSettings, read_settings
@@ -32,6 +34,7 @@ from aquatint.terminal import clean_errors, log_to_terminal, render_png
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(llm, name="llm")
+app.add_typer(registry, name="registry")
 _log = logging.getLogger("aquatint.cli")
 
 
@@ -247,6 +250,7 @@ def serve(
     chosen = {port: number for port, number in ports.items() if number is not None}
     with clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
         settings = read_settings(ServerSettings).model_copy(update=chosen)
+        settings = settings.model_copy(update={"admin_key": admin_key(settings)})
         server, described = _start(stack, source, engine, name, cache, settings, sink)
         addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
         _out.print(f"[green]ready[/]  {addresses}", soft_wrap=True)

@@ -66,6 +66,7 @@ class ServedModel(ModelInfo):
     """Everything a front computes with.
 
     ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
+    ``components`` is what the component models' names begin with, if not with the model's own name.
     """
 
     max_batch_size: int
@@ -80,6 +81,11 @@ class ServedModel(ModelInfo):
     scheduler: dict[str, Any]
     preview_factors: list[list[float]]
     skip_layer_guidance: SkipLayerGuidance | None = None
+    components: str | None = None
+
+    def triton_model(self, component: str) -> str:
+        """The Triton model that is ``component``."""
+        return f"{self.components or self.name}_{component}"
 
     def info(self) -> ModelInfo:
         """The part that is for callers."""

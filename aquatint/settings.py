@@ -62,6 +62,7 @@ class ServerSettings(BaseSettings):
     metrics_port: int = Field(default=8002, ge=0, le=65535)
     model_control: bool = False
     admin_key: str | None = None
+    admin_key_file: Path = Path("build/admin-key")
     ready_timeout_s: float = Field(default=120.0, gt=0)
     probe_every_s: float = Field(default=5.0, gt=0)
     probe_timeout_s: float = Field(default=30.0, gt=0)

@@ -24,6 +24,8 @@ from aquatint.generation import Generation, StreamEvent
 from aquatint.request import GenerationRequest
 from aquatint.served_model import ModelInfo
 
+_STREAM_END_TIMEOUT_S = 5.0
+
 
 class AsyncGrpcTransport:
     """Calls over Triton's gRPC protocol."""
@@ -68,6 +70,7 @@ class AsyncGrpcTransport:
         calls = _once(messages.stream_call(model, request, timeout_s))
         answers = self._client.stream_infer(calls, stream_timeout=timeout_s, headers=trace_headers())
         deadline = time.monotonic() + timeout_s
+        finished = False
         try:
             while True:
                 patience = min(self._options.stall_timeout_s, deadline - time.monotonic())
@@ -80,8 +83,9 @@ class AsyncGrpcTransport:
                 if error is not None:
                     raise messages.from_triton(error)
                 event = messages.parse_grpc(result)
+                finished = isinstance(event, Generation)
                 yield event
-                if isinstance(event, Generation):
+                if finished:
                     return
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
@@ -90,6 +94,11 @@ class AsyncGrpcTransport:
             status = InferenceServerException(msg=error.details() or "", status=str(error.code()))
             raise messages.from_triton(status) from None
         finally:
+            # Triton 2.51 does not let go of every stream that is cancelled after its last answer, see the blocking
+            # client; this one gets the time to end.
+            if finished:
+                with contextlib.suppress(TimeoutError, InferenceServerException, grpc.aio.AioRpcError):
+                    await asyncio.wait_for(anext(answers, None), _STREAM_END_TIMEOUT_S)
             answers.cancel()
 
 

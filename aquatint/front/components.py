@@ -20,10 +20,10 @@ from aquatint.settings import FrontSettings
 
 
 class BlsRunner:
-    """Runs a component by a BLS call to the Triton model ``<served>_<component>``."""
+    """Runs a component by a BLS call to its Triton model."""
 
     def __init__(self, served: ServedModel) -> None:
-        self._prefix = served.name
+        self._served = served
         self._outputs = {"transformer": ["noise_pred"], "vae_decoder": ["sample"]}
         for encoder in served.text_encoders:
             pooled = ["pooled_prompt_embeds"] if encoder.kind == "clip" else []
@@ -32,7 +32,7 @@ class BlsRunner:
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         """Run ``component`` on a batch. Raises ``EngineUnavailable`` or ``OutOfMemory``."""
         call = pb_utils.InferenceRequest(
-            model_name=f"{self._prefix}_{component}",
+            model_name=self._served.triton_model(component),
             requested_output_names=self._outputs[component],
             inputs=[_tensor(name, value) for name, value in inputs.items()],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
@@ -47,7 +47,7 @@ class BlsRunner:
         found = errors.from_wire(message) or errors.internal(RuntimeError(message))
         if isinstance(found, errors.OutOfMemory):
             return found
-        pb_utils.Logger.log_error(f"{self._prefix}_{component}: {message}")
+        pb_utils.Logger.log_error(f"{self._served.triton_model(component)}: {message}")
         return EngineUnavailable(f"the {component} failed or is not ready")
 
 

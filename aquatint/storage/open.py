@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-import uuid
 from functools import partial
 from pathlib import Path
 
 from aquatint.errors import InvalidRequest, StoreUnavailable
+from aquatint.secret_file import read_or_create
 from aquatint.settings import StorageSettings, read_settings
 from aquatint.storage.images import ImageStore
 from aquatint.storage.objects import FileObjects, ObjectStore
@@ -61,17 +59,7 @@ def _id_key(settings: StorageSettings) -> bytes:
     """The secret behind image ids: set, or made once and kept beside the pictures, readable by its owner alone."""
     if settings.id_key is not None:
         return settings.id_key.get_secret_value().encode()
-    file = settings.path / _ID_KEY_FILE
-    fresh = settings.path / f"{_ID_KEY_FILE}.{uuid.uuid4().hex}"
     try:
-        settings.path.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            fresh.touch(mode=0o600)
-            fresh.write_bytes(secrets.token_bytes(32))
-            # A link, unlike a rename, fails if another process was first.
-            with contextlib.suppress(FileExistsError):
-                file.hardlink_to(fresh)
-            fresh.unlink()
-        return file.read_bytes()
+        return read_or_create(settings.path / _ID_KEY_FILE)
     except OSError as error:
         raise StoreUnavailable(f"the image folder cannot be used: {error.strerror}") from error

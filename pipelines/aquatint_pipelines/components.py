@@ -8,8 +8,196 @@ import os
 
 from kfp import dsl
 
-BASE_IMAGE = os.environ.get("AQUATINT_PIPELINES_IMAGE", "aquatint/pipelines-python:latest")
+# "python" must be in the name: KFP's local runner tells images with it from others.
+BASE_IMAGE = os.environ.get("AQUATINT_PIPELINES_IMAGE", "registry.example.com/aquatint/trainer-python:0.1.0")
 _component = dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+
+
+@_component
+def prepare_data(
+    pictures: str, token: str, checkpoint: str, recipe: str, overrides: dict, dataset: dsl.Output[dsl.Dataset]
+):
+    """Instance pictures to a checked, captioned dataset with the base model's class pictures."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    prepared = steps.prepare_data(pictures, token, checkpoint, recipe, overrides, Path(dataset.path))
+    dataset.metadata.update(
+        instance=len(prepared.instance),
+        classes=len(prepared.classes),
+        dropped=len(prepared.dropped),
+        content_hash=prepared.content_hash,
+    )
+
+
+@_component
+def dreambooth(
+    dataset: dsl.Input[dsl.Dataset],
+    checkpoint: str,
+    recipe: str,
+    overrides: dict,
+    volume: str,
+    fuse: bool,
+    embedder: str,
+    run: dsl.Output[dsl.Artifact],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Fine-tune; a step that was killed goes on from its state on the volume."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    outcome = steps.dreambooth(
+        Path(dataset.path),
+        checkpoint,
+        recipe,
+        overrides,
+        volume,
+        fuse,
+        embedder,
+        Path(run.path),
+        Path(model.path),
+    )
+    metrics.log_metric("steps", outcome.steps)
+    metrics.log_metric("seconds", outcome.seconds)
+    if outcome.loss is not None:
+        metrics.log_metric("loss", outcome.loss)
+    if outcome.similarity is not None:
+        metrics.log_metric("similarity", outcome.similarity)
+
+
+@_component
+def evaluate(
+    dataset: dsl.Input[dsl.Dataset],
+    run: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    checkpoint: str,
+    recipe: str,
+    overrides: dict,
+    embedder: str,
+    evaluation: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+):
+    """Compare with the base model and show both; the gate is a step of its own, so this report is always there."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    measured = steps.evaluate(
+        Path(dataset.path), checkpoint, Path(model.path), recipe, overrides, embedder, Path(evaluation.path)
+    )
+    metrics.log_metric("subject_similarity", measured.subject_similarity)
+    metrics.log_metric("subject_gain", measured.subject_gain)
+    metrics.log_metric("prior_drift", measured.prior_drift)
+    steps.write_report(Path(dataset.path), Path(run.path), Path(evaluation.path), None, Path(report.path))
+
+
+@_component
+def check_gate(evaluation: dsl.Input[dsl.Artifact]):
+    """Stop the pipeline if the tuned model must not be published."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    steps.check_gate(Path(evaluation.path))
+
+
+@_component
+def export_and_verify(
+    model: dsl.Input[dsl.Model],
+    name: str,
+    target: str,
+    dtype: str,
+    repository: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Export to ONNX through the parity gate, as a Triton model repository."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    manifest = steps.export_and_verify(Path(model.path), name, target, dtype, Path(repository.path))
+    metrics.log_metric("worst_component", max(manifest.parity["components"].values()))
+
+
+@_component
+def publish(
+    dataset: dsl.Input[dsl.Dataset],
+    run: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    repository: dsl.Input[dsl.Model],
+    evaluation: dsl.Input[dsl.Artifact],
+    store: str,
+    name: str,
+    report: dsl.Output[dsl.HTML],
+) -> int:
+    """Upload as the model's next version; returns its number."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    paths = [Path(each.path) for each in (model, repository, dataset, run, evaluation)]
+    steps.write_report(paths[2], paths[3], paths[4], paths[1], Path(report.path))
+    return steps.publish(store, name, *paths)
+
+
+@_component
+def deploy_to_triton(version: int, store: str, name: str, live: str, prompts: list):
+    """Put a version into the running Triton without losing a request."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    steps.deploy_to_triton(store, name, version, Path(live), prompts)
+
+
+@_component
+def deploy_to_kserve(
+    version: int, store: str, name: str, namespace: str, service: str, canary_percent: int, timeout_s: float
+):
+    """Point an InferenceService at a version; back to the old one if it does not become ready."""
+    from aquatint_pipelines import steps
+
+    steps.deploy_to_kserve(store, name, version, namespace, service, canary_percent, timeout_s)
+
+
+@_component
+def report_status(status: dsl.PipelineTaskFinalStatus):
+    """How the pipeline ended, in the log: the exit handler."""
+    from aquatint_pipelines import steps
+
+    steps.report_status(
+        {
+            "state": status.state,
+            "job": status.pipeline_job_resource_name,
+            "task": status.pipeline_task_name,
+            "error": status.error_message,
+        }
+    )
+
+
+@_component
+def generate_prompts(templates: dict, words: dict, count: int, seed: int, prompts: dsl.Output[dsl.Dataset]):
+    """A bucketed CSV of prompts from templates and words."""
+    from pathlib import Path
+
+    from aquatint_pipelines import steps
+
+    steps.generate_prompts(templates, words, count, seed, Path(prompts.path))
+
+
+@_component
+def draw_prompts(
+    prompts: dsl.Input[dsl.Dataset], url: str, protocol: str, model: str, store: str, metrics: dsl.Output[dsl.Metrics]
+):
+    """Draw a CSV of prompts with a running server, pictures and metadata to a folder or bucket."""
+    from aquatint_pipelines import steps
+
+    for name, count in steps.draw_prompts(prompts.path, url, protocol, model, store).items():
+        metrics.log_metric(name, count)
 
 
 @_component
@@ -42,11 +230,3 @@ def ship_mini(
     from aquatint_pipelines.mini.__main__ import ship
 
     ship(recipe, Path(dataset.path), Path(run.path), Path(checkpoint.path) / "mini")
-
-
-@dsl.pipeline(name="mini-checkpoint")
-def mini_checkpoint(recipe: str = "gpu"):
-    """Data to judged checkpoint."""
-    data = build_mini_dataset()
-    trained = train_mini(dataset=data.outputs["dataset"], recipe=recipe)
-    ship_mini(dataset=data.outputs["dataset"], run=trained.outputs["run"], recipe=recipe)

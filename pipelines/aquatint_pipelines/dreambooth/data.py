@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import imagehash
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -123,11 +124,6 @@ def add_class_pictures(folder: Path, drawn: list[tuple[str, Image.Image]]) -> Da
     return dataset
 
 
-def copy(folder: Path, out: Path) -> None:
-    """A copy that may be changed."""
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-
-
 def read(folder: Path) -> Dataset:
     """Read a dataset folder and check its pictures. Raises ``BundleRejected`` if one is missing or was changed."""
     try:
@@ -139,6 +135,11 @@ def read(folder: Path) -> Dataset:
         if not path.is_file() or sha256(path) != picture.sha256:
             raise BundleRejected(f"the dataset's {picture.file} is missing or was changed")
     return dataset
+
+
+def read_pictures(folder: Path, described: list[Picture]) -> NDArray[np.uint8]:
+    """UINT8 ``(n, h, w, 3)``."""
+    return np.stack([np.asarray(Image.open(folder / picture.file).convert("RGB")) for picture in described])
 
 
 def with_token(prompt: str, token: str) -> str:

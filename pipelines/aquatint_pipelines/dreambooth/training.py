@@ -26,21 +26,21 @@ from diffusers import StableDiffusion3Pipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel, compute_density_for_timestep_sampling
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from aquatint.errors import BundleRejected
+from aquatint_pipelines.drawing import draw, sheet
 from aquatint_pipelines.dreambooth import data, weights
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
-from aquatint_pipelines.drawing import draw, sheet
 from aquatint_pipelines.folders import replace_folder
 
 _log = logging.getLogger("aquatint.dreambooth")
 
 METRICS_FILE = "metrics.jsonl"
+OUTCOME_FILE = "outcome.json"
 WEIGHTS = "weights"
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOG_EVERY_STEPS = 10
@@ -52,7 +52,7 @@ class Outcome:
 
     steps: int
     seconds: float
-    loss: float
+    loss: float | None
     similarity: float | None
     stopped: str
 
@@ -158,16 +158,16 @@ class Trainer:
         seed = recipe.seed + self._accelerator.process_index
         torch.manual_seed(seed)
         self._rng = random.Random(seed)
-        self._pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, dtype=torch.float32)
+        self._pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, dtype=_DTYPES[recipe.mixed_precision])
         self._pipeline.set_progress_bar_config(disable=True)
-        self._originals = _read_pictures(dataset, self._dataset.instance)
+        self._originals = data.read_pictures(dataset, self._dataset.instance)
         self._instance = self._encode_pictures(self._originals, self._dataset.instance)
-        classes = _read_pictures(dataset, self._dataset.classes) if recipe.prior else None
+        classes = data.read_pictures(dataset, self._dataset.classes) if recipe.prior else None
         self._classes = None if classes is None else self._encode_pictures(classes, self._dataset.classes)
         self._prepare()
 
     def _encode_pictures(self, pictures: np.ndarray[Any, Any], described: list[data.Picture]) -> Rows:
-        vae = self._pipeline.vae.to(self._accelerator.device).requires_grad_(False)
+        vae = self._pipeline.vae.to(self._accelerator.device, torch.float32).requires_grad_(False)
         tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         with torch.no_grad():
             moments = [vae.encode(part.to(vae.device)).latent_dist.parameters for part in tensor.split(8)]
@@ -203,7 +203,7 @@ class Trainer:
         """Step until the recipe's number of steps, or until nothing gets better; then write the weights."""
         recipe, progress = self._recipe, self._progress
         self._accelerator.init_trackers("dreambooth")
-        loss, measured, stopped = math.nan, None, "all steps done"
+        loss, measured, stopped = None, None, "all steps done"
         with tqdm(total=recipe.max_train_steps, initial=progress.step, desc="dreambooth", mininterval=5.0) as bar:
             while progress.step < recipe.max_train_steps:
                 started = time.monotonic()
@@ -284,8 +284,7 @@ class Trainer:
         recipe, step = self._recipe, self._progress.step
         templates = recipe.validation.prompts
         prompts = [data.with_token(template, self._dataset.token) for template in templates]
-        with self._averaged():
-            self._pipeline.vae.to(self._accelerator.device)
+        with self._averaged(), self._accelerator.autocast():
             pictures = draw(
                 self._pipeline,
                 prompts,
@@ -350,10 +349,5 @@ def train(
     """Run a ``Trainer`` and write its outcome beside its weights."""
     run.mkdir(parents=True, exist_ok=True)
     outcome = Trainer(checkpoint, dataset, recipe, run, embedder).train()
-    (run / "outcome.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    (run / OUTCOME_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
     return outcome
-
-
-def _read_pictures(folder: Path, described: list[data.Picture]) -> np.ndarray[Any, Any]:
-    """UINT8 ``(n, h, w, 3)``."""
-    return np.stack([np.asarray(Image.open(folder / picture.file).convert("RGB")) for picture in described])

@@ -16,8 +16,8 @@ from PIL import Image
 
 from aquatint_pipelines import drawing
 from aquatint_pipelines.mini import dataset as datasets
-from aquatint_pipelines.mini.drawing import GOLDEN_PROMPTS, SHEET_PROMPTS
 from aquatint_pipelines.mini import judge as judges
+from aquatint_pipelines.mini.drawing import GOLDEN_PROMPTS, SHEET_PROMPTS
 from aquatint_pipelines.mini.recipe import Recipe
 
 NUM_INFERENCE_STEPS = 28

@@ -1,0 +1,82 @@
+"""``aquatint-pipelines``: the steps, the pipelines' YAML, and whole pipelines on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aquatint.errors import InvalidRequest
+from aquatint.terminal import OUT, clean_errors, log_to_terminal
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+_SUBJECT = Path("pipelines/models/rhdog")
+
+
+@app.command()
+def subject(
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = _SUBJECT,
+    cache: Annotated[Path, typer.Option(help="Where npm puts the emoji.")] = Path("build/npm"),
+) -> None:
+    """Draw the demo subject anew: five pictures of a dog with a red hat."""
+    from aquatint_pipelines.dreambooth import subject as subjects  # noqa: PLC0415 - each command loads what it needs
+
+    for path in subjects.write(out, cache):
+        OUT.print(str(path), highlight=False)
+
+
+@app.command("compile")
+def compile_pipelines(
+    out: Annotated[Path, typer.Option(help="Folder of the YAML files.")] = Path("build/pipelines"),
+) -> None:
+    """Write every pipeline as YAML for a Kubeflow Pipelines server."""
+    from kfp import compiler  # noqa: PLC0415
+
+    from aquatint_pipelines import pipelines  # noqa: PLC0415
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name, pipeline in pipelines.ALL.items():
+        compiler.Compiler().compile(pipeline, str(out / f"{name}.yaml"))
+        OUT.print(str(out / f"{name}.yaml"), highlight=False)
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's name, such as dreambooth-to-production.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; JSON where it is no text; repeatable.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Where the steps' outputs go.")] = Path("build/pipelines/runs"),
+) -> None:
+    """Run a pipeline on this machine, every step in a process of its own."""
+    from aquatint_pipelines import local  # noqa: PLC0415
+
+    log_to_terminal(logging.INFO, quiet=("httpx", "urllib3"))
+    with clean_errors():
+        local.run(pipeline, _parsed(parameter or []), root)
+
+
+def _parsed(parameters: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in parameters:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise InvalidRequest(f"parameter: {each!r} is not NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

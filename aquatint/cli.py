@@ -1,4 +1,4 @@
-"""The ``aquatint`` command: generate, export, serve, registry, llm, models, ready, doctor."""
+"""The ``aquatint`` command: generate, export, serve, registry, bench, llm, models, ready, doctor."""
 
 from __future__ import annotations
 
@@ -360,6 +360,39 @@ def ready(
         readiness.wait(first, say)
         say(f"[bold green]{then}[/]")
         readiness.wait(afterwards, say)
+
+
+@app.command()
+def bench(
+    checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine draws with.")] = Path(
+        "pipelines/models/mini"
+    ),
+    engine: Annotated[
+        list[ExportEngine] | None,
+        typer.Option(
+            help="Engines to measure; repeatable. The first also gets the mixes. By default all that can run."
+        ),
+    ] = None,
+    clients: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of clients; repeatable.")] = None,
+    per_client: Annotated[int, typer.Option(min=2, help="Requests of each client.")] = 8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of bench.json, bench.md and the plots.")] = Path(
+        "build/bench"
+    ),
+) -> None:
+    """Measure every engine against diffusers behind KServe V1; tables and plots. Takes about ten minutes."""
+    try:
+        # Need torch, matplotlib and perf_analyzer, which only this command uses.
+        from aquatint_benchmarks import bench as benchmarks  # noqa: PLC0415
+        from aquatint_benchmarks import report  # noqa: PLC0415
+    except ImportError as error:
+        _err.print(f"bench needs more packages ({error.name}): pip install 'aquatint[bench]'")
+        raise typer.Exit(1) from None
+    with clean_errors(), _err.status("starting") as status:
+        chosen = [each.value for each in engine] if engine else benchmarks.engines()
+        result = benchmarks.run(checkpoint, chosen, clients or [1, 2, 4, 8], per_client, out, status.update)
+        report.write(result, out)
+    _out.print(report.markdown(result), markup=False, highlight=False, soft_wrap=True)
+    _out.print(f"{out}/bench.json, bench.md and plots", soft_wrap=True)
 
 
 @app.command()

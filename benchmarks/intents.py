@@ -1,7 +1,7 @@
 """How often the right thing happens: talk or draw, and a faithful prompt, on a fixed list of messages.
 
-    python -m benchmarks.intents            # the language model of AQUATINT_CHAT_LLM_URL
-    python -m benchmarks.intents --no-llm   # what wording alone decides
+    python -m aquatint_benchmarks.intents            # the language model of AQUATINT_CHAT_LLM_URL
+    python -m aquatint_benchmarks.intents --no-llm   # what wording alone decides
 
 A message counts when the right thing happens and the prompt says what it must and nothing it must not.
 """

@@ -5,47 +5,52 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+COMPONENTS = ("transformer", "vae_decoder", "text_encoder_3", "text_encoder_2", "text_encoder")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Counters at one moment; the difference of two is what happened between. ``busy_s`` is all components'."""
+    """Counters at one moment, or what happened between two. ``busy_s`` is by component, in seconds."""
 
     wall_s: float
     images: float
     transformer_rows: float
     transformer_batches: float
-    busy_s: float
+    busy_s: dict[str, float]
 
     def __sub__(self, earlier: Usage) -> Usage:
-        return Usage(*(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self)))
-
-
-class Metrics:
-    """Reads one server's Prometheus page."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def snapshot(self, model: str) -> Usage:
-        """The counters of ``model``, its stream front and its components, now."""
-        samples = self._samples()
-
-        def total(name: str, *models: str) -> float:
-            return sum(samples.get((name, of), 0.0) for of in models)
-
-        components = [of for name, of in samples if name == "aquatint_engine_batches_total"]
         return Usage(
-            time.perf_counter(),
-            total("aquatint_images_total", model, f"{model}_stream"),
-            total("aquatint_engine_rows_total", f"{model}_transformer"),
-            total("aquatint_engine_batches_total", f"{model}_transformer"),
-            total("aquatint_engine_busy_seconds_total", *components),
+            self.wall_s - earlier.wall_s,
+            self.images - earlier.images,
+            self.transformer_rows - earlier.transformer_rows,
+            self.transformer_batches - earlier.transformer_batches,
+            {name: seconds - earlier.busy_s[name] for name, seconds in self.busy_s.items()},
         )
 
-    def _samples(self) -> dict[tuple[str, str], float]:
-        with urllib.request.urlopen(self._url) as page:
-            text = page.read().decode()
-        found = re.findall(r'^(\w+)\{model="([^"]+)"[^}]*\} (\S+)$', text, re.MULTILINE)
-        return {(name, model): float(value) for name, model, value in found}
+
+def snapshot(url: str) -> Usage:
+    """The counters of the server's Prometheus page, over all models, now."""
+    with urllib.request.urlopen(url) as page:
+        text = page.read().decode()
+    samples = re.findall(r'^(\w+)\{model="([^"]+)"[^}]*\} (\S+)$', text, re.MULTILINE)
+
+    def total(name: str, component: str | None = None) -> float:
+        return sum(
+            float(value)
+            for sample, model, value in samples
+            if sample == name and (component is None or _component(model) == component)
+        )
+
+    return Usage(
+        time.perf_counter(),
+        total("aquatint_images_total"),
+        total("aquatint_engine_rows_total", "transformer"),
+        total("aquatint_engine_batches_total", "transformer"),
+        {name: total("aquatint_engine_busy_seconds_total", name) for name in COMPONENTS},
+    )
+
+
+def _component(model: str) -> str | None:
+    return next((name for name in COMPONENTS if model.endswith(f"_{name}")), None)

@@ -6,8 +6,8 @@ a binary that runs with the libraries of the ``nvidia-pytriton`` wheel.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +16,9 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 INSTALLED = Path(sys.prefix) / "perf_analyzer"
 _REQUIREMENT = "tritonclient==2.51.0"
@@ -25,12 +28,33 @@ _LIBRARIES = {"libb64.so.0d": "libb64-*", "libcudart.so.12": "libcudart-*"}
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line of perf_analyzer's report; latencies in seconds, throughput in requests per second."""
+    """Latencies in seconds, throughput in requests per second."""
 
-    concurrency: int
     throughput: float
     p50_s: float
+    p90_s: float
     p99_s: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """How requests arrive: so many clients, each sending its next request after the last, or by chance at a mean rate.
+
+    ``clients`` or ``poisson_rate`` (requests per second); ``requests`` is how many in all.
+    """
+
+    requests: int
+    clients: int | None = None
+    poisson_rate: float | None = None
+
+    def options(self) -> list[str]:
+        """perf_analyzer's options."""
+        if self.poisson_rate is not None:
+            rate = f"{self.poisson_rate:.3f}"
+            arrivals = ["--request-rate-range", rate, "--request-distribution", "poisson"]
+        else:
+            arrivals = ["--concurrency-range", str(self.clients)]
+        return [*arrivals, "--request-count", str(self.requests)]
 
 
 def install(folder: Path) -> None:
@@ -63,39 +87,30 @@ def _wheel_libraries() -> Path:
     return Path(spec.submodule_search_locations[0]).parent / "nvidia_pytriton.libs"
 
 
-def measure(
-    model: str,
-    url: str,
-    concurrency: int,
-    requests: int,
-    input_data: Path,
-    folder: Path = INSTALLED,
-    stream: bool = False,
-) -> Measurement:
-    """Send exactly ``requests`` requests over gRPC, ``concurrency`` at a time. Raises with its output if it fails."""
+def measure(model: str, url: str, load: Load, input_data: Path, folder: Path = INSTALLED) -> Measurement:
+    """Drive ``model`` over gRPC; as a stream if it is a stream front. Raises with its output if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch) / "report.csv"
-        command = [str(folder / "perf_analyzer"), "-m", model, "-u", url, "-i", "grpc", "-f", str(report)]
-        command += ["--input-data", str(input_data), "--concurrency-range", str(concurrency)]
-        command += ["--request-count", str(requests), *(["--streaming", "--async"] if stream else [])]
+        report = Path(scratch) / "profile.json"
+        command = [str(folder / "perf_analyzer"), "-m", model, "-u", url, "-i", "grpc"]
+        command += ["--profile-export-file", str(report)]
+        command += ["--input-data", str(input_data), *load.options()]
+        command += ["--streaming", "--async"] if model.endswith("_stream") else []
         libraries = f"{folder}:{_wheel_libraries()}"
         done = subprocess.run(
             command, env={**os.environ, "LD_LIBRARY_PATH": libraries}, capture_output=True, text=True, check=False
         )
         if done.returncode != 0 or not report.is_file():
             raise RuntimeError(f"perf_analyzer failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        return _read(report)
+        (experiment,) = json.loads(report.read_text())["experiments"]
+    return _read(experiment["requests"])
 
 
-def _read(report: Path) -> Measurement:
-    with report.open() as file:
-        row = next(csv.DictReader(file))
-    return Measurement(
-        int(row["Concurrency"]),
-        float(row["Inferences/Second"]),
-        float(row["p50 latency"]) / 1e6,
-        float(row["p99 latency"]) / 1e6,
-    )
+def _read(requests: list[dict[str, Any]]) -> Measurement:
+    """From every request's own timestamps: perf_analyzer's summary counts in windows, too coarse for few requests."""
+    began = np.array([request["timestamp"] for request in requests]) / 1e9
+    ended = np.array([request["response_timestamps"][-1] for request in requests]) / 1e9
+    throughput = len(requests) / (ended.max() - began.min())
+    return Measurement(float(throughput), *np.percentile(ended - began, (50, 90, 99)).tolist())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ One session run serves the whole batch of requests; the rows are split back afte
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _DATA_TYPES = {
 }
 _DEFAULT_FILE = "model.onnx"
 _DEFAULT_MAX_BATCH_SIZE = 32
+# A container's CPU limit (cgroup v2): microseconds of each period, or "max".
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class TritonPythonModel(BatchedBackend):
@@ -60,7 +63,7 @@ class TritonPythonModel(BatchedBackend):
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         file = _model_file(Path(args["model_repository"]) / args["model_version"], config)
         providers = _providers(parameters, args["model_instance_kind"], int(args["model_instance_device_id"]))
-        self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", 0)))
+        self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", _cpus())))
         self.inputs = [port.name for port in self._session.get_inputs()]
         self.scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
         self.outputs = [port.name for port in self._session.get_outputs()]
@@ -96,6 +99,16 @@ def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.Infe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(file), options, providers=providers)
+
+
+def _cpus() -> int:
+    """CPUs that this process may use: onnxruntime's own default counts and pins those of the whole machine."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _CGROUP_CPU_MAX.read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if quota == "max" else min(allowed, max(1, -(-int(quota) // int(period))))
 
 
 def _describe(port: Any, batched: bool) -> dict[str, Any]:

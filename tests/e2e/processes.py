@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 
 class WebServer:
-    """``program`` on a free port, ready once ``probe`` answers with success."""
+    """``program`` on a free port, ready once it says so."""
 
     def __init__(self, program: str, environment: dict[str, str], log: IO[bytes] | None = None) -> None:
         (port,) = free_ports(1)
@@ -34,11 +34,11 @@ class WebServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, probe: str = "/health/ready") -> None:
+    def start(self) -> None:
         """Start and wait."""
         command = [BIN / self._program]
         self._process = subprocess.Popen(command, env=self.environment, stdout=self._log, stderr=self._log)
-        assert eventually(lambda: readiness.is_ready(f"{self.url}{probe}"), within_s=60.0)
+        assert eventually(lambda: readiness.is_ready(f"{self.url}/health/ready"), within_s=60.0)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it by a signal."""

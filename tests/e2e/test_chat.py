@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 import yaml
+from aquatint_benchmarks import intents
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.router import Router
 from aquatint_chat.settings import ChatSettings
@@ -19,7 +20,6 @@ from aquatint_chat.settings import ChatSettings
 from aquatint.client import Client
 from aquatint.llm import EMBEDDED_MODEL
 from aquatint.server import TritonServer
-from benchmarks import intents
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration
 from diffusers import StableDiffusion3Pipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -348,6 +349,8 @@ def train(
 ) -> Outcome:
     """Run a ``Trainer`` and write its outcome beside its weights."""
     run.mkdir(parents=True, exist_ok=True)
+    # accelerate keeps its precision for the whole process; another recipe may want another.
+    AcceleratorState._reset_state()
     outcome = Trainer(checkpoint, dataset, recipe, run, embedder).train()
     (run / OUTCOME_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
     return outcome

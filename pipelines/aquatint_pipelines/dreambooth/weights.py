@@ -11,6 +11,7 @@ from diffusers import StableDiffusion3Pipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from aquatint.errors import InvalidRequest
@@ -24,6 +25,8 @@ _TRANSFORMER_LAYERS = [
 _CLIP_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 # diffusers keeps adapters of these two encoders; T5 is only trained whole.
 _CLIP_ENCODERS = ("text_encoder", "text_encoder_2")
+# Samples of the base model, what other libraries read, and other precisions.
+_NOT_COPIED = ("golden", "sample_sheet.png", "scores.json", ".*", "*.bin", "*.pt", "*.ckpt", "*.fp16.*")
 
 
 def text_encoders(pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe) -> tuple[str, ...]:
@@ -112,37 +115,43 @@ def is_adapter(folder: Path) -> bool:
 
 
 def assemble(checkpoint: Path, trained: Path, out: Path, fuse: bool = True) -> None:
-    """Write the tuned checkpoint to ``out``: a whole diffusers folder in the base checkpoint's precision.
+    """Write the tuned checkpoint to ``out``: a whole diffusers folder, every tensor in the base checkpoint's precision.
 
-    ``fuse=False`` leaves an adapter beside the untouched base, in ``out/adapter``: such a folder draws the subject with
-    diffusers' ``load_lora_weights``, but is not what ``aquatint export`` takes. Raises ``InvalidRequest`` if there is
-    no adapter to keep.
+    What was not trained is copied as it is. ``fuse=False`` leaves an adapter beside the untouched base, in
+    ``out/adapter``: such a folder draws the subject with diffusers' ``load_lora_weights``, but is not what ``aquatint
+    export`` takes. Raises ``InvalidRequest`` if there is no adapter to keep.
     """
     adapter = is_adapter(trained)
+    if not fuse and not adapter:
+        raise InvalidRequest("fuse: full fine-tuning has no adapter to keep apart")
+    shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     if not fuse:
-        if not adapter:
-            raise InvalidRequest("fuse: full fine-tuning has no adapter to keep apart")
-        shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("golden", "sample_sheet.png"))
         shutil.copytree(trained, out / "adapter")
         return
     pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, dtype=torch.float32)
-    dtype = _stored_dtype(checkpoint)
     if adapter:
+        names = {key.partition(".")[0] for key in _stored_dtypes(trained)}
         pipeline.load_lora_weights(trained)
-        pipeline.fuse_lora()
+        pipeline.fuse_lora(components=sorted(names))
         pipeline.unload_lora_weights()
+        tuned = {name: getattr(pipeline, name) for name in names}
     else:
-        for folder in trained.iterdir():
-            setattr(pipeline, folder.name, type(getattr(pipeline, folder.name)).from_pretrained(folder))
-    pipeline.to(dtype=dtype).save_pretrained(out, safe_serialization=True)
-    if (checkpoint / "aquatint.json").is_file():
-        shutil.copyfile(checkpoint / "aquatint.json", out / "aquatint.json")
+        tuned = {
+            folder.name: type(getattr(pipeline, folder.name)).from_pretrained(folder) for folder in trained.iterdir()
+        }
+    for name, module in tuned.items():
+        dtypes = _stored_dtypes(checkpoint / name)
+        for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+            tensor.data = tensor.data.to(dtypes.get(key, tensor.dtype))
+        shutil.rmtree(out / name)
+        module.save_pretrained(out / name, safe_serialization=True)
 
 
-def _stored_dtype(checkpoint: Path) -> torch.dtype:
-    from safetensors import safe_open  # noqa: PLC0415
-
-    file = next((checkpoint / "transformer").glob("*.safetensors"))
-    with safe_open(file, "pt") as tensors:
-        found: torch.dtype = tensors.get_tensor(next(iter(tensors.keys()))).dtype
+def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """The precision of every tensor in a component's files, or an adapter's."""
+    found: dict[str, torch.dtype] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if ".fp16." not in path.name:
+            with safe_open(path, "pt") as tensors:
+                found |= {name: tensors.get_tensor(name).dtype for name in tensors.keys()}  # noqa: SIM118 - no mapping
     return found

@@ -13,7 +13,7 @@ TENSORRT_RTX := tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 t
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 
-.PHONY: run test check unit e2e bench repository web llm screenshots deploy-check dataset train clean
+.PHONY: run test check unit e2e bench repository web llm screenshots deploy-check dreambooth dataset train clean
 
 run: $(REPOSITORY)/manifest.json $(WEB)/index.html ## serve everything and draw PROMPT, until Ctrl-C
 	mkdir -p build/logs
@@ -80,6 +80,10 @@ repository: $(REPOSITORY)/manifest.json
 
 $(REPOSITORY)/manifest.json: $(VENV)/ready $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt model_repository/*/1/model.py)
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
+
+dreambooth: $(REPOSITORY)/manifest.json ## five pictures to a served model: train, gate, export, publish, deploy
+	$(BIN)/aquatint-pipelines run dreambooth-to-production -p pictures=pipelines/models/rhdog -p volume=build/dreambooth \
+	  -p target=embedded -p dtype=fp32 -p store=build/registry -p deploy=triton -p live=$(REPOSITORY)
 
 dataset: build/mini/dataset.zip
 

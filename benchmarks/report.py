@@ -7,12 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import matplotlib as mpl
 from aquatint_benchmarks.bench import PEER, Result, Row
 from aquatint_benchmarks.simulator import Autoscaler, Calibration, Job, simulate
 from matplotlib.figure import Figure
-
-mpl.use("agg")
 
 
 def write(result: Result, out: Path) -> None:

@@ -42,7 +42,7 @@ class JudgeEmbedder:
     @torch.no_grad()
     def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """At the size the judge was trained for."""
-        tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        tensor = torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         tensor = F.interpolate(tensor, (_JUDGE_SIZE, _JUDGE_SIZE), mode="area")
         return _unit(self._judge.embed(tensor))
 

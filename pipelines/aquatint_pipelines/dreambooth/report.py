@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from aquatint.manifest import Manifest
 from aquatint_pipelines.dreambooth import data, evaluation, training
-
-mpl.use("agg")
 
 
 def render(dataset: Path, run: Path, evaluated: Path, manifest: Manifest | None) -> str:

@@ -30,7 +30,7 @@ unit: $(VENV)/ready $(VENV)/engines $(VENV)/checkov/ready $(WEB)/index.html
 	$(BIN)/python -m pytest -q
 	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm test
 
-e2e: $(REPOSITORY)/manifest.json $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/index.html $(LLM) ## against real servers
+e2e: $(REPOSITORY)/manifest.json $(VENV)/bench $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/index.html $(LLM) ## against real servers
 	$(BIN)/python -m pytest -q -m e2e
 
 screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat page: light, dark, narrow

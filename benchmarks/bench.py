@@ -36,7 +36,8 @@ PEER = "KServe V1, diffusers"
 PROMPTS = ("a flat emoji of a fox on a blue background", "an owl, noto style", "draw a car on a red background")
 # Shares of what the server can do at most.
 POISSON_SHARES = (0.5, 0.8)
-_MIXED_REQUESTS = 40
+# Requests of a mixed load, for each that a client of a closed loop sends.
+_MIXED_PER_CLIENT = 5
 _VALIDATION_SHARE = 0.6
 _SERVER_READY_S = 180.0
 
@@ -183,6 +184,7 @@ class _Engine:
 
     def __init__(self, name: str, server: TritonServer, per_client: int, say: Say) -> None:
         self._name, self._server, self._per_client, self._say = name, server, per_client, say
+        self._mixed = _MIXED_PER_CLIENT * per_client
 
     def warm_up(self) -> None:
         """Compiled engines compile, caches fill."""
@@ -199,15 +201,15 @@ class _Engine:
     def mixes(self, most: float) -> Iterator[Row]:
         """Random arrivals, mixed sizes and steps, and clients that leave; ``most`` is the highest throughput seen."""
         for share in POISSON_SHARES:
-            load = Load(_MIXED_REQUESTS, poisson_rate=share * most)
+            load = Load(self._mixed, poisson_rate=share * most)
             yield self._measure(MODEL, f"Poisson at {share:.0%} of its most", load, [{}])
-        load = Load(_MIXED_REQUESTS, clients=4)
+        load = Load(self._mixed, clients=4)
         yield self._measure(MODEL, "mixed steps: 8, 28, 50", load, [{"num_inference_steps": [n]} for n in (8, 28, 50)])
         sizes = [{"width": [side], "height": [side]} for side in (32, 64, 96)]
         yield self._measure(MODEL, "mixed sizes: 32, 64, 96 pixels", load, sizes)
         for leaving in (0.0, 0.3):
             self._say(f"{self._name}: {leaving:.0%} leave")
-            arrivals = loads.poisson(_requests(_MIXED_REQUESTS), POISSON_SHARES[-1] * most, leaving)
+            arrivals = loads.poisson(_requests(self._mixed), POISSON_SHARES[-1] * most, leaving)
             before = snapshot(self._server.metrics_url)
             replayed = loads.replay(arrivals, [self._server.grpc_url], MODEL)
             used = snapshot(self._server.metrics_url) - before
@@ -243,7 +245,7 @@ def _requests(count: int) -> list[GenerationRequest]:
 
 def _validate(repository: Path, per_client: int, say: Say) -> tuple[Calibration, list[Validation]]:
     """Calibrate on one replica that has one core to itself, then replay equal arrivals on 1 and 2 replicas."""
-    cores = sorted(os.sched_getaffinity(0))[:2]
+    cores, mixed = sorted(os.sched_getaffinity(0))[:2], _MIXED_PER_CLIENT * per_client
     with contextlib.ExitStack() as stack:
         servers = [_pinned(stack, repository, core) for core in cores]
         rows, step_s, alone_s, most = [], [], 0.0, 0.0
@@ -259,7 +261,7 @@ def _validate(repository: Path, per_client: int, say: Say) -> tuple[Calibration,
             alone_s = alone_s or min(each.percentile(50) for each in replays)
         calibration = calibrate(rows, step_s, alone_s, 28)
         return calibration, [
-            _compare(calibration, servers[:count], most * _VALIDATION_SHARE * count, say)
+            _compare(calibration, servers[:count], most * _VALIDATION_SHARE * count, count * mixed, say)
             for count in range(1, len(servers) + 1)
         ]
 
@@ -274,9 +276,9 @@ def _pinned(stack: contextlib.ExitStack, repository: Path, core: int) -> TritonS
         os.sched_setaffinity(0, everywhere)
 
 
-def _compare(calibration: Calibration, servers: list[TritonServer], rate: float, say: Say) -> Validation:
+def _compare(calibration: Calibration, servers: list[TritonServer], rate: float, requests: int, say: Say) -> Validation:
     say(f"validate the simulator: {len(servers)} replicas")
-    arrivals = loads.poisson(_requests(_MIXED_REQUESTS * len(servers)), rate, seed=1)
+    arrivals = loads.poisson(_requests(requests), rate, seed=1)
     replayed = loads.replay(arrivals, [server.grpc_url for server in servers], MODEL)
     scaler = Autoscaler(minimum=len(servers), maximum=len(servers))
     simulated = simulate([Job(arrival.at_s, 28) for arrival in arrivals], calibration, scaler)

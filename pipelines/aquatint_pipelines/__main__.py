@@ -44,12 +44,16 @@ def compile_pipelines(
         OUT.print(str(out / f"{name}.yaml"), highlight=False)
 
 
+PipelineArgument = Annotated[str, typer.Argument(help="The pipeline's name, such as dreambooth-to-production.")]
+ParameterOption = Annotated[
+    list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; JSON where it is no text; repeatable.")
+]
+
+
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="The pipeline's name, such as dreambooth-to-production.")],
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; JSON where it is no text; repeatable.")
-    ] = None,
+    pipeline: PipelineArgument,
+    parameter: ParameterOption = None,
     root: Annotated[Path, typer.Option(help="Where the steps' outputs go.")] = Path("build/pipelines/runs"),
 ) -> None:
     """Run a pipeline on this machine, every step in a process of its own."""
@@ -58,6 +62,24 @@ def run(
     log_to_terminal(logging.INFO, quiet=("httpx", "urllib3"))
     with clean_errors():
         local.run(pipeline, _parsed(parameter or []), root)
+
+
+@app.command()
+def submit(
+    pipeline: PipelineArgument,
+    host: Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines server.")],
+    parameter: ParameterOption = None,
+    token: Annotated[str | None, typer.Option(envvar="KFP_TOKEN", help="Bearer token, if it asks for one.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="For servers of several users.")] = None,
+    cron: Annotated[
+        str | None, typer.Option(help="Six fields, seconds first: '0 0 3 * * *' runs it every night at three.")
+    ] = None,
+) -> None:
+    """Run a pipeline on a Kubeflow Pipelines server, once or by schedule; prints the run's id."""
+    from aquatint_pipelines import cluster  # noqa: PLC0415
+
+    with clean_errors():
+        OUT.print(cluster.submit(pipeline, _parsed(parameter or []), host, token, namespace, cron), highlight=False)
 
 
 def _parsed(parameters: list[str]) -> dict[str, Any]:

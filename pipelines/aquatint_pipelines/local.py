@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 from kfp import local
 
-from aquatint.errors import BundleRejected, InvalidRequest
+from aquatint.errors import BundleRejected
 from aquatint_pipelines import pipelines
 
 
@@ -18,12 +17,7 @@ def run(name: str, parameters: dict[str, Any], root: Path) -> dict[str, Any]:
     Raises ``InvalidRequest`` for an unknown pipeline or parameter, ``BundleRejected`` when a step fails: which one, and
     why, is in its log above.
     """
-    if name not in pipelines.ALL:
-        raise InvalidRequest(f"pipeline: must be one of {', '.join(pipelines.ALL)}, is {name!r}")
-    pipeline = pipelines.ALL[name]
-    known = set(inspect.signature(pipeline.pipeline_func).parameters)
-    if unknown := set(parameters) - known:
-        raise InvalidRequest(f"parameter: {', '.join(sorted(unknown))}: {name} has {', '.join(sorted(known))}")
+    pipeline = pipelines.find(name, parameters)
     root.mkdir(parents=True, exist_ok=True)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     try:

@@ -6,11 +6,14 @@ ignores all three.
 """
 
 # KFP reads the annotations of pipeline functions at run time, so they must not be postponed to strings.
+import inspect
 import os
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
+from aquatint.errors import InvalidRequest
 from aquatint_pipelines import components
 
 _CLAIM, _MOUNT = "aquatint-work", "/work"
@@ -314,3 +317,13 @@ ALL = {
         mini_checkpoint,
     )
 }
+
+
+def find(name: str, parameters: Iterable[str]) -> Any:
+    """The pipeline of that name. Raises ``InvalidRequest`` if there is none, or for a parameter that it has not."""
+    if name not in ALL:
+        raise InvalidRequest(f"pipeline: must be one of {', '.join(ALL)}, is {name!r}")
+    known = set(inspect.signature(ALL[name].pipeline_func).parameters)
+    if unknown := set(parameters) - known:
+        raise InvalidRequest(f"parameter: {', '.join(sorted(unknown))}: {name} has {', '.join(sorted(known))}")
+    return ALL[name]

@@ -22,7 +22,17 @@ from aquatint.registry import Registry
 from aquatint.settings import ServerSettings, read_settings
 from aquatint.storage import open_objects
 from aquatint_pipelines import checkpoints, kserve, prompts
-from aquatint_pipelines.dreambooth import class_pictures, data, evaluation, recipe, report, training, weights, work
+from aquatint_pipelines.dreambooth import (
+    class_pictures,
+    data,
+    evaluation,
+    launch,
+    recipe,
+    report,
+    training,
+    weights,
+    work,
+)
 from aquatint_pipelines.dreambooth.data import Dataset
 from aquatint_pipelines.dreambooth.embedding import open_embedder
 from aquatint_pipelines.dreambooth.evaluation import Evaluation
@@ -65,10 +75,10 @@ def dreambooth(
     with tempfile.TemporaryDirectory() as scratch:
         base = checkpoints.resolve(checkpoint, Path(scratch))
         folder = work.run_folder(Path(volume), checkpoint, dataset, chosen) if volume else run
-        outcome = training.train(base, dataset, chosen, folder, open_embedder(embedder))
+        outcome = launch.train(base, dataset, chosen, folder, embedder)
         weights.assemble(base, folder / training.WEIGHTS, model, fuse)
     if folder != run:
-        shutil.copytree(folder, run, ignore=shutil.ignore_patterns("state", "state.partial"), dirs_exist_ok=True)
+        shutil.copytree(folder, run, ignore=shutil.ignore_patterns("state*"), dirs_exist_ok=True)
     return outcome
 
 

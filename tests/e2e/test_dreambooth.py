@@ -143,7 +143,7 @@ class Traffic:
     url: str
     answered: int = 0
     failed: list[str] = field(default_factory=list)
-    pause_s: float = 1.0
+    pause_s: float = 3.0
 
     def __enter__(self) -> Traffic:
         self._stopping = threading.Event()

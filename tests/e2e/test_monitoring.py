@@ -31,9 +31,11 @@ NEEDS_GPU = ("nv_gpu_", "nv_energy_")
 
 
 def expressions() -> list[str]:
-    """Every query of the dashboard, as Grafana would fill it in."""
+    """Every query of the dashboard, as Grafana would fill it in, and those that KEDA scales by."""
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     raw = [target["expr"] for panel in panels for target in panel["targets"]]
+    scaled = yaml.safe_load((DEPLOY / "components" / "keda" / "scaledobject.yaml").read_text())["spec"]
+    raw += [trigger["metadata"]["query"] for trigger in scaled["triggers"]]
     return [each.replace("$__rate_interval", "1m").replace("$model", ".*") for each in raw]
 
 

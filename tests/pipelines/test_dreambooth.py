@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import torch
 from aquatint_pipelines.drawing import draw, load_pipeline
-from aquatint_pipelines.dreambooth import class_pictures, data, evaluation, recipe, report, training, weights, work
+from aquatint_pipelines.dreambooth import (
+    class_pictures,
+    data,
+    evaluation,
+    launch,
+    recipe,
+    report,
+    training,
+    weights,
+    work,
+)
 from aquatint_pipelines.dreambooth.embedding import open_embedder, similarity
+from aquatint_pipelines.folders import replace_folder, settle_folder
 from PIL import Image
 from safetensors.torch import load_file
 
-from aquatint.errors import BundleRejected, InvalidRequest
+from aquatint.errors import BundleRejected, EngineUnavailable, InvalidRequest
 from tests.conftest import CHECKPOINT, ROOT
 
 PRIOR = {"prompts": ["a flat emoji of an owl on a green background"], "num_class_images": 2}
@@ -125,6 +136,37 @@ def test_a_killed_run_goes_on(dataset: Path, tmp_path: Path, monkeypatch: pytest
     assert training.train(CHECKPOINT, dataset, quick(), tmp_path).steps == 4
     assert steps == [0, 1, 2, 3, 2, 3]
     assert training.train(CHECKPOINT, dataset, quick(), tmp_path).loss is None
+
+
+def test_a_kill_between_two_renames_loses_no_state(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    for step in ("old", "new"):
+        partial = tmp_path / "state.partial"
+        partial.mkdir()
+        (partial / "step").write_text(step)
+        if step == "old":
+            replace_folder(partial, state)
+    state.rename(tmp_path / "state.stale")
+    settle_folder(state)
+    assert (state / "step").read_text() == "old"
+    replace_folder(partial, state)
+    settle_folder(state)
+    assert (state / "step").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_two_processes_train_one_model(dataset: Path, tmp_path: Path) -> None:
+    """As several GPUs do: batches of their own, averaged gradients, one stop, one set of files; then on from there."""
+    chosen = quick(validation={"every_steps": 2, "prompts": ["a {token}"], "patience": 1})
+    outcome = launch.train(CHECKPOINT, dataset, chosen, tmp_path / "run", "judge", processes=2)
+    assert outcome.steps in {2, 4}
+    assert outcome.similarity is not None
+    assert len(list((tmp_path / "run" / "state").glob("random_states_*.pkl"))) == 2
+    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", tmp_path / "tuned")
+    more = quick(max_train_steps=6, validation={"every_steps": 100, "prompts": ["a {token}"]})
+    assert launch.train(CHECKPOINT, dataset, more, tmp_path / "run", "judge", processes=2).steps == 6
+    with pytest.raises(EngineUnavailable, match="2 processes failed"):
+        launch.train(tmp_path / "nothing", dataset, chosen, tmp_path / "other", "judge", processes=2)
 
 
 def test_training_stops_early(dataset: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Two embedders: the bundled judge of the mini checkpoint (no download), or any im
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 from aquatint_pipelines.mini import judge as judges
 
 JUDGE = "judge"
-_JUDGE_FOLDER = Path(__file__).resolve().parents[2] / "models" / "judge"
+# An installed package has no models beside it: an image says where they are.
+_JUDGE_FOLDER = Path(os.environ.get("AQUATINT_JUDGE", Path(__file__).resolve().parents[2] / "models" / "judge"))
 _JUDGE_SIZE = 64
 
 

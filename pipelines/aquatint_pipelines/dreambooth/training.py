@@ -1,7 +1,7 @@
 """Dreambooth for SD3 and SD3.5: LoRA or full fine-tuning by flow matching, with prior preservation.
 
 Ruiz et al. 2023 (Dreambooth), Hu et al. 2021 (LoRA), Esser et al. 2024 (SD3's loss). Knows nothing about Kubeflow,
-export or serving. Under ``accelerate launch`` it runs on several GPUs.
+export or serving. ``launch`` runs it by several processes, which average their gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from diffusers import StableDiffusion3Pipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.optimization import get_scheduler
@@ -36,7 +36,7 @@ from aquatint_pipelines.drawing import draw, sheet
 from aquatint_pipelines.dreambooth import data, weights
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
-from aquatint_pipelines.folders import replace_folder
+from aquatint_pipelines.folders import replace_folder, settle_folder
 
 _log = logging.getLogger("aquatint.dreambooth")
 
@@ -196,16 +196,27 @@ class Trainer:
         # Only what is trained is saved: the rest lies in the checkpoint that the run began from.
         accelerator.register_save_state_pre_hook(lambda models, states, folder: states.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
+        if accelerator.is_main_process:
+            settle_folder(self._run / "state")
+        accelerator.wait_for_everyone()
         if (self._run / "state").is_dir():
             accelerator.load_state(str(self._run / "state"))
             _log.info("going on after step %d", self._progress.step)
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this one writes what the run leaves."""
+        return bool(self._accelerator.is_main_process)
 
     def train(self) -> Outcome:
         """Step until the recipe's number of steps, or until nothing gets better; then write the weights."""
         recipe, progress = self._recipe, self._progress
         self._accelerator.init_trackers("dreambooth")
         loss, measured, stopped = None, None, "all steps done"
-        with tqdm(total=recipe.max_train_steps, initial=progress.step, desc="dreambooth", mininterval=5.0) as bar:
+        quiet = not self._accelerator.is_main_process
+        with tqdm(
+            total=recipe.max_train_steps, initial=progress.step, desc="dreambooth", mininterval=5.0, disable=quiet
+        ) as bar:
             while progress.step < recipe.max_train_steps:
                 started = time.monotonic()
                 loss, norm = self._step()
@@ -215,7 +226,7 @@ class Trainer:
                 if progress.step % _LOG_EVERY_STEPS == 0:
                     self._report({"loss": loss, "grad_norm": norm, "lr": self._schedule.get_last_lr()[0]})
                 if progress.step % recipe.validation.every_steps == 0:
-                    measured = self._validate()
+                    measured = self._from_main(self._validate())
                     if self._is_enough(measured):
                         stopped = f"no better in {recipe.validation.patience} validations"
                         break
@@ -307,6 +318,12 @@ class Trainer:
         self._report({"similarity": measured})
         return measured
 
+    def _from_main(self, value: float | None) -> float | None:
+        """The main process's value: all must stop together, or those that go on wait for ever."""
+        shared = [value]
+        broadcast_object_list(shared)
+        return shared[0]
+
     def _is_enough(self, measured: float | None) -> bool:
         progress, patience = self._progress, self._recipe.validation.patience
         if measured is None or patience == 0:
@@ -326,6 +343,7 @@ class Trainer:
         """Write the checkpoint beside the old one, then put it in its place."""
         partial = self._run / "state.partial"
         self._accelerator.save_state(str(partial))
+        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             replace_folder(partial, self._run / "state")
         self._accelerator.wait_for_everyone()
@@ -351,6 +369,8 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     # accelerate keeps its precision for the whole process; another recipe may want another.
     AcceleratorState._reset_state()
-    outcome = Trainer(checkpoint, dataset, recipe, run, embedder).train()
-    (run / OUTCOME_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    trainer = Trainer(checkpoint, dataset, recipe, run, embedder)
+    outcome = trainer.train()
+    if trainer.is_main_process:
+        (run / OUTCOME_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n")
     return outcome

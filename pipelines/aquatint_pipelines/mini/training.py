@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from aquatint_pipelines.folders import replace_folder
+from aquatint_pipelines.folders import replace_folder, settle_folder
 from aquatint_pipelines.mini.recipe import StageRecipe
 
 _SAVE_EVERY_SECONDS = 240.0
@@ -55,6 +55,7 @@ class Stage:
         self.ema.to(self.device)
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, self.ema)
+        settle_folder(folder / "state")
         if (folder / "state").is_dir():
             self.accelerator.load_state(str(folder / "state"))
 

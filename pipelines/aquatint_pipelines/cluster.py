@@ -43,7 +43,8 @@ def submit(
         except ApiException as error:
             kind = InvalidRequest if error.status == 400 else EngineUnavailable
             raise kind(f"the pipeline server refused: {error.status} {error.reason}") from error
-        except HTTPError as error:
+        # The client asks for the server's health five times, then gives up with a TimeoutError.
+        except (HTTPError, TimeoutError) as error:
             raise EngineUnavailable(f"the pipeline server at {host} does not answer") from error
 
 

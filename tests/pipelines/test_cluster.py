@@ -15,7 +15,7 @@ from aquatint.errors import EngineUnavailable, InvalidRequest
 
 
 class PipelineServer:
-    """Answers like the API and keeps what it got; ``refusal`` is the status of every answer, if set."""
+    """Answers like the API and keeps what it got; ``refusal`` is the status of every POST, if set."""
 
     def __init__(self) -> None:
         self.created: dict[str, Any] = {}
@@ -25,16 +25,16 @@ class PipelineServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer({})
+                self._answer(200, {})
 
             def do_POST(self) -> None:
                 kind = self.path.partition("?")[0].rpartition("/")[2]
                 owner.created[kind] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self._answer({"experiment_id": "e", "run_id": "r", "recurring_run_id": "rr"})
+                self._answer(owner.refusal or 200, {"experiment_id": "e", "run_id": "r", "recurring_run_id": "rr"})
 
-            def _answer(self, body: dict[str, str]) -> None:
+            def _answer(self, status: int, body: dict[str, str]) -> None:
                 owner.tokens.add(self.headers.get("authorization"))
-                self.send_response(owner.refusal or 200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
                 self.wfile.write(json.dumps(body).encode())

@@ -2,6 +2,18 @@
 
 from aquatint.registry.service import REPOSITORY, deploy, embedded
 from aquatint.registry.swap import LiveTriton, swap
+from aquatint.registry.trial import draw
 from aquatint.registry.versions import Pointer, Registry, Version, files_under
 
-__all__ = ["REPOSITORY", "LiveTriton", "Pointer", "Registry", "Version", "deploy", "embedded", "files_under", "swap"]
+__all__ = [
+    "REPOSITORY",
+    "LiveTriton",
+    "Pointer",
+    "Registry",
+    "Version",
+    "deploy",
+    "draw",
+    "embedded",
+    "files_under",
+    "swap",
+]

@@ -8,7 +8,6 @@ Triton unloads a version when its last request is answered. If anything fails, t
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import re
 import shutil
@@ -18,9 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tritonclient.http
-from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from aquatint import manifest as manifests
@@ -28,7 +25,7 @@ from aquatint import served_model
 from aquatint.client import connect
 from aquatint.errors import BundleRejected, EngineUnavailable
 from aquatint.manifest import Manifest
-from aquatint.request import GenerationRequest
+from aquatint.registry import trial
 
 _log = logging.getLogger("aquatint.registry")
 
@@ -116,9 +113,9 @@ class _Swap:
             served = served_model.read(target).model_copy(update={"components": self._own})
             (target / served_model.FILE_NAME).write_text(served.model_dump_json(indent=1) + "\n")
             shutil.copy(origin / _CONFIG, target.parent / _CONFIG)
-        trial = staging / self._own
-        shutil.copytree(staging / self._model / str(number), trial / "1")
-        (trial / _CONFIG).write_text(_renamed((source / self._model / _CONFIG).read_text(), self._own))
+        own = staging / self._own
+        shutil.copytree(staging / self._model / str(number), own / "1")
+        (own / _CONFIG).write_text(_renamed((source / self._model / _CONFIG).read_text(), self._own))
 
     def _move_in(self, source: Path, target: Path) -> None:
         # What an earlier, killed try left.
@@ -183,14 +180,8 @@ class _Swap:
         shutil.rmtree(self._live.repository / model)
 
     def _draw(self, model: str) -> None:
-        """Draw every prompt; the pictures must have something in them."""
         with connect(url=self._live.grpc_url, protocol="grpc", model=model) as client:
-            for seed, prompt in enumerate(self._prompts):
-                (image,) = client.generate(GenerationRequest(prompt=prompt, seed=seed)).images
-                with Image.open(io.BytesIO(image.png)) as picture:
-                    pixels = np.asarray(picture)
-                if pixels.min() == pixels.max():
-                    raise BundleRejected(f"version {self._version} draws blank pictures")
+            trial.draw(client, self._prompts, self._version)
 
     def _front_folder(self, suffix: str) -> Path:
         return self._live.repository / f"{self._model}{suffix}"

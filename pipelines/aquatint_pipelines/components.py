@@ -156,12 +156,20 @@ def deploy_to_triton(version: int, store: str, name: str, live: str, prompts: li
 
 @_component
 def deploy_to_kserve(
-    version: int, store: str, name: str, namespace: str, service: str, canary_percent: int, timeout_s: float
+    version: int,
+    store: str,
+    name: str,
+    namespace: str,
+    service: str,
+    canary_percent: int,
+    timeout_s: float,
+    url: str,
+    prompts: list,
 ):
-    """Point an InferenceService at a version; back to the old one if it does not become ready."""
+    """Point an InferenceService at a version; back to the old one if it does not become ready or cannot draw."""
     from aquatint_pipelines import steps
 
-    steps.deploy_to_kserve(store, name, version, namespace, service, canary_percent, timeout_s)
+    steps.deploy_to_kserve(store, name, version, namespace, service, canary_percent, timeout_s, url, prompts)
 
 
 @_component

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from aquatint.errors import EngineUnavailable, ModelNotFound
+from aquatint.errors import AquatintError, EngineUnavailable, ModelNotFound
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _POLL_S = 5.0
@@ -44,20 +45,27 @@ class InferenceService:
     def __init__(self, services: Services, namespace: str, name: str, poll_s: float = _POLL_S) -> None:
         self._services, self._namespace, self._name, self._poll_s = services, namespace, name, poll_s
 
-    def deploy(self, storage_uri: str, canary_percent: int | None, timeout_s: float) -> str:
+    def deploy(
+        self, storage_uri: str, canary_percent: int | None, timeout_s: float, trial: Callable[[], None] | None = None
+    ) -> str:
         """Serve ``storage_uri``; returns the address that was served before.
 
-        With ``canary_percent`` (serverless deployments only) that share of the traffic goes to it, until ``promote``
-        or ``roll_back``. If it is not ready in time the old address is put back, and ``EngineUnavailable`` raised: its
-        pods serve on meanwhile, since KServe replaces them only by ready ones.
+        With ``canary_percent`` (serverless deployments only) that share of the traffic goes to it at first; a ``trial``
+        that passes gives it all, without one it keeps its share until ``promote`` or ``roll_back``. If it is not ready
+        in time (``EngineUnavailable``) or the trial raises, the old address is put back: its pods serve on meanwhile,
+        since KServe replaces them only by ready ones.
         """
         before = str(self._get()["spec"]["predictor"]["model"].get("storageUri", ""))
         self._patch({"canaryTrafficPercent": canary_percent, "model": {"storageUri": storage_uri}})
         try:
             self._wait_until_ready(timeout_s)
-        except EngineUnavailable:
-            self._patch({"canaryTrafficPercent": None, "model": {"storageUri": before}})
+            if trial is not None:
+                trial()
+        except AquatintError:
+            self.roll_back(before)
             raise
+        if trial is not None and canary_percent is not None:
+            self.promote()
         return before
 
     def promote(self) -> None:

@@ -32,7 +32,8 @@ class Trained(NamedTuple):
 
 
 def _plain(task: dsl.PipelineTask, memory: str = "4Gi") -> dsl.PipelineTask:
-    """A step that computes little: credentials, and the volume."""
+    """A step that computes little: credentials, the volume, and the label that the servers' NetworkPolicies let in."""
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "aquatint")
     kubernetes.mount_pvc(task, pvc_name=_CLAIM, mount_path=_MOUNT)
     kubernetes.use_secret_as_env(task, secret_name=_SECRET, secret_key_to_env=_SECRET_KEYS)
     return task.set_cpu_request("1").set_memory_request(memory)
@@ -198,6 +199,7 @@ def dreambooth_to_production(
     service: str = "aquatint",
     canary_percent: int = 0,
     ready_timeout_s: float = 1800.0,
+    url: str = "aquatint-triton:8001",
 ):
     """Everything, in one run.
 
@@ -215,11 +217,12 @@ def dreambooth_to_production(
         store: The registry: s3://bucket/prefix or a folder of a volume.
         deploy: kserve (an InferenceService), triton (the embedded server), or none.
         live: For triton: the model repository that it serves.
-        prompts: For triton: what to draw before and after the switch.
+        prompts: What to draw with the new version before it stays.
         namespace: For kserve: where the InferenceService is.
         service: For kserve: its name.
-        canary_percent: For kserve: share of the traffic at first, 0 for all.
+        canary_percent: For kserve: share of the traffic until the prompts are drawn, 0 for all at once.
         ready_timeout_s: For kserve: seconds until the old version is put back.
+        url: For kserve: where to draw the prompts, host:port of gRPC (a canary's own address); empty to draw none.
     """
     ended = _plain(components.report_status())
     with dsl.ExitHandler(ended):
@@ -260,6 +263,8 @@ def dreambooth_to_production(
                     service=service,
                     canary_percent=canary_percent,
                     timeout_s=ready_timeout_s,
+                    url=url,
+                    prompts=prompts,
                 )
             )
 

@@ -153,14 +153,32 @@ def deploy_to_triton(store: str, name: str, version: int, live: Path, probes: li
 
 
 def deploy_to_kserve(
-    store: str, name: str, version: int, namespace: str, service: str, canary_percent: int, timeout_s: float
+    store: str,
+    name: str,
+    version: int,
+    namespace: str,
+    service: str,
+    canary_percent: int,
+    timeout_s: float,
+    url: str,
+    probes: list[str],
 ) -> None:
-    """Point an InferenceService at a version, whole or with a share of the traffic (0: whole), and promote it."""
+    """Point an InferenceService at a version, at first with a share of the traffic if one is given (0: whole).
+
+    Once it is ready ``probes`` are drawn at ``url`` (gRPC, host:port); if they fail the old version returns. Without a
+    ``url`` nothing is drawn, and a canary keeps its share until somebody decides.
+    """
     opened = _open(store, name)
+
+    def trial() -> None:
+        with connect(url=url, protocol="grpc", model=name) as client:
+            registry.draw(client, probes, version)
+
     address = f"{store.rstrip('/')}/{opened.prefix(version)}{registry.REPOSITORY}"
     target = kserve.InferenceService(kserve.connect(), namespace, service)
-    target.deploy(address, canary_percent or None, timeout_s)
-    opened.promote(version)
+    target.deploy(address, canary_percent or None, timeout_s, trial if url else None)
+    if url or not canary_percent:
+        opened.promote(version)
 
 
 def generate_prompts(

@@ -33,11 +33,19 @@ def test_steps_get_what_the_overlay_brings(tmp_path: Path) -> None:
     pipeline, platform = compiled("dreambooth-to-production", tmp_path)
     manifests = build("pipelines")
     claims = {each["metadata"]["name"] for each in manifests if each["kind"] == "PersistentVolumeClaim"}
+    (policy,) = [
+        each
+        for each in build("triton-s3")
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] == "aquatint-triton"
+    ]
+    admitted = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
     steps = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert len(steps) == 9
     for step in steps.values():
         assert {mount["pvcNameParameter"]["runtimeValue"]["constant"] for mount in step["pvcMount"]} <= claims
         assert {secret["secretName"] for secret in step["secretAsEnv"]} == {"aquatint-pipelines"}
+        # Triton's NetworkPolicy lets in pods of ours alone.
+        assert step["podMetadata"]["labels"] == admitted
     trainer = pipeline["deploymentSpec"]["executors"]["exec-dreambooth"]["container"]
     assert trainer["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from aquatint_pipelines import kserve, steps
 from aquatint_pipelines.kserve import InferenceService
 from kubernetes.client.exceptions import ApiException
 
-from aquatint.errors import EngineUnavailable, ModelNotFound
+from aquatint.errors import BundleRejected, EngineUnavailable, ModelNotFound
+from aquatint.registry import Registry
+from aquatint.storage import FileObjects
 from tests.deploy.manifests import build, schema_of
 
 NEW, BAD = "s3://models/mini/2/repository", "s3://models/mini/3/repository"
@@ -98,6 +104,46 @@ def test_a_canary_is_promoted_or_rolled_back(cluster: Cluster, service: Inferenc
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
     service.roll_back(before)
     assert cluster.uri == before
+
+
+def test_a_trial_gives_a_canary_everything(cluster: Cluster, service: InferenceService) -> None:
+    seen: list[object] = []
+
+    def trial() -> None:
+        seen.append(cluster.service["spec"]["predictor"]["canaryTrafficPercent"])
+
+    service.deploy(NEW, 10, 5.0, trial)
+    assert seen == [10]
+    assert cluster.uri == NEW
+    assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+
+
+def test_a_version_that_cannot_draw_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
+    def trial() -> None:
+        raise BundleRejected("version 2 draws blank pictures")
+
+    before = cluster.uri
+    with pytest.raises(BundleRejected, match="blank"):
+        service.deploy(NEW, 10, 5.0, trial)
+    assert cluster.uri == before
+    assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+
+
+@pytest.mark.parametrize(("canary", "url", "in_use"), [(0, "", 1), (10, "", None), (10, "127.0.0.1:9", None)])
+def test_the_step_moves_the_pointer_when_all_traffic_moved(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, canary: int, url: str, in_use: int | None
+) -> None:
+    monkeypatch.setattr(kserve, "connect", lambda: cluster)
+    monkeypatch.setattr(kserve, "InferenceService", functools.partial(InferenceService, poll_s=0.01))
+    monkeypatch.setenv("AQUATINT_RETRIES", "0")
+    (tmp_path / "file").write_text("content")
+    registry = Registry(FileObjects(tmp_path / "store"), "mini")
+    registry.publish({"repository/file": tmp_path / "file"}, {})
+    # Nobody answers at the last address: the picture cannot be drawn, so the old version returns.
+    with pytest.raises(EngineUnavailable) if url else contextlib.nullcontext():
+        steps.deploy_to_kserve(str(tmp_path / "store"), "mini", 1, "images", "aquatint", canary, 5.0, url, ["a fox"])
+    pointer = registry.latest()
+    assert (pointer and pointer.version) == in_use
 
 
 def test_a_version_that_does_not_load_is_taken_back(cluster: Cluster, service: InferenceService) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
+from aquatint_pipelines.dreambooth import recipe
 from aquatint_pipelines.dreambooth.embedding import open_embedder, similarity
 from nbclient import NotebookClient
 from PIL import Image
@@ -42,7 +43,11 @@ BUCKET = "models"
 SUBJECT = GenerationRequest(prompt="a rhdog on a green background", seed=3)
 FOX = GenerationRequest(prompt="a flat emoji of a fox on a blue background", seed=7)
 # Fewer steps than the recipe's own, on two cores that also serve; enough to pass the gate.
-SHORT = {"max_train_steps": 200, "validation": {"every_steps": 200, "prompts": ["a flat emoji of a {token}"]}}
+SHORT = {
+    "max_train_steps": 200,
+    "prior": {**recipe.load("mini").prior.model_dump(), "num_class_images": 26},
+    "validation": {"every_steps": 200, "prompts": ["a flat emoji of a {token}"]},
+}
 
 
 @pytest.fixture(scope="module")

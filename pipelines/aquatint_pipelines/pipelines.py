@@ -1,8 +1,8 @@
 """Kubeflow pipelines. ``aquatint-pipelines compile`` writes their YAML, ``aquatint-pipelines run`` runs one here.
 
 On a cluster every step gets the volume ``aquatint-work`` at ``/work`` and S3's credentials of the secret
-``aquatint-pipelines`` (``deploy/overlays/pipelines``); the steps that compute get a GPU. Kubeflow's local runner
-ignores all three.
+``aquatint-pipelines`` (``deploy/overlays/pipelines``), and ``HF_TOKEN`` of the secret ``huggingface`` if there is one;
+the steps that compute get a GPU. Kubeflow's local runner ignores all of these.
 """
 
 # KFP reads the annotations of pipeline functions at run time, so they must not be postponed to strings.
@@ -36,6 +36,10 @@ def _plain(task: dsl.PipelineTask, memory: str = "4Gi") -> dsl.PipelineTask:
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "aquatint")
     kubernetes.mount_pvc(task, pvc_name=_CLAIM, mount_path=_MOUNT)
     kubernetes.use_secret_as_env(task, secret_name=_SECRET, secret_key_to_env=_SECRET_KEYS)
+    # For checkpoints of the hub that want one; the secret need not be there.
+    kubernetes.use_secret_as_env(
+        task, secret_name="huggingface", secret_key_to_env={"HF_TOKEN": "HF_TOKEN"}, optional=True
+    )
     return task.set_cpu_request("1").set_memory_request(memory)
 
 

@@ -43,7 +43,8 @@ def test_steps_get_what_the_overlay_brings(tmp_path: Path) -> None:
     assert len(steps) == 9
     for step in steps.values():
         assert {mount["pvcNameParameter"]["runtimeValue"]["constant"] for mount in step["pvcMount"]} <= claims
-        assert {secret["secretName"] for secret in step["secretAsEnv"]} == {"aquatint-pipelines"}
+        needed = {secret["secretName"]: not secret.get("optional", False) for secret in step["secretAsEnv"]}
+        assert needed == {"aquatint-pipelines": True, "huggingface": False}
         # Triton's NetworkPolicy lets in pods of ours alone.
         assert step["podMetadata"]["labels"] == admitted
     trainer = pipeline["deploymentSpec"]["executors"]["exec-dreambooth"]["container"]

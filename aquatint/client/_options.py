@@ -58,7 +58,8 @@ class Options:
             "retry": tenacity.retry_if_exception_type((Overloaded, EngineUnavailable)),
             "stop": tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_after_delay(self.timeout_s),
             # Three tries again take at least 1.4 s together, longer than gRPC waits before it connects anew.
-            "wait": tenacity.wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S, jitter=_FIRST_WAIT_S),
+            "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+            + tenacity.wait_random(0.0, _FIRST_WAIT_S),
             "reraise": True,
         }
 

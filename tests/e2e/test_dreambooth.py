@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from aquatint_pipelines.dreambooth import recipe
+from aquatint_pipelines.dreambooth import evaluation, recipe
 from aquatint_pipelines.dreambooth.embedding import open_embedder, similarity
 from nbclient import NotebookClient
 from PIL import Image
@@ -131,8 +131,9 @@ def test_training_and_testing(tmp_path: Path) -> None:
     assert "steps=12" in texts(trained)
     tested = execute("3_testing", tmp_path, OVERRIDES=overrides)
     assert sum("image/png" in output.get("data", {}) for output in tested) == 3
-    # So few steps teach little; whether little is enough is the gate's to say, and it says so.
-    assert "similarity" in texts(tested) or "gain" in texts(tested) or "the gate is passed" in texts(tested)
+    # Whether so few steps are enough is the gate's to say: the notebook shows its words, all of them.
+    verdict = evaluation.read(tmp_path / "evaluation").failures() or ["the gate is passed"]
+    assert [words for words in verdict if words not in texts(tested)] == []
 
 
 def test_every_door(live: TritonServer, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ class Traffic:
     url: str
     answered: int = 0
     failed: list[str] = field(default_factory=list)
-    pause_s: float = 3.0
+    pause_s: float = 1.0
 
     def __enter__(self) -> Traffic:
         self._stopping = threading.Event()

@@ -130,7 +130,7 @@ class TritonServer:
             errors="replace",
             # Its own process group, so that Ctrl-C reaches us alone and we stop it in order.
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read_log, args=(self._process.stdout,), daemon=True)
@@ -301,7 +301,7 @@ class TritonServer:
         process.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel end the server when this process is killed outright (Linux prctl, PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,0 +1,97 @@
+"""Say in one line which extra is missing, wherever a command needs more than the client's packages."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+
+import typer
+from rich.markup import escape
+
+from aquatint.terminal import ERR
+
+_OURS = "aquatint"
+
+
+@contextlib.contextmanager
+def needs(extra: str, command: str) -> Iterator[None]:
+    """End with status 1 and one line when a package that ``extra`` brings cannot be imported inside the block."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == _OURS:
+            raise
+        print_missing(extra, command, error.name)
+        raise SystemExit(1) from None
+
+
+def require(extra: str, command: str, *modules: str) -> None:
+    """End with status 1 and one line when one of ``modules``, which ``extra`` brings, is not installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            print_missing(extra, command, module)
+            raise SystemExit(1)
+
+
+def print_missing(extra: str, command: str, module: str | None) -> None:
+    """Print which module ``command`` misses and how to install it."""
+    line = f"{command} needs more packages ({module} is missing): {install_command(extra)}"
+    ERR.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def install_command(extra: str) -> str:
+    """What installs ``extra``."""
+    return f"pip install 'aquatint[{extra}]'"
+
+
+def sub_command(module: str, name: str, extra: str) -> typer.Typer:
+    """The commands in ``module.name``; where their packages are missing, a group that says which extra brings them."""
+    try:
+        commands = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        return _missing_group(extra, name, error.name)
+    assert isinstance(commands, typer.Typer)
+    return commands
+
+
+def _missing_group(extra: str, name: str, module: str | None) -> typer.Typer:
+    group = typer.Typer(
+        invoke_without_command=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+
+    @group.callback()
+    def explain() -> None:
+        print_missing(extra, f"aquatint {name}", module)
+        raise typer.Exit(1)
+
+    return group
+
+
+def chat() -> None:
+    """Run ``aquatint-chat``."""
+    _main("aquatint_chat.__main__", "chatbot", "aquatint-chat")
+
+
+def mcp() -> None:
+    """Run ``aquatint-mcp``."""
+    _main("aquatint_mcp.__main__", "mcp", "aquatint-mcp")
+
+
+def pipelines() -> None:
+    """Run ``aquatint-pipelines``."""
+    _main("aquatint_pipelines.__main__", "pipelines", "aquatint-pipelines")
+
+
+def runtime() -> None:
+    """Run ``aquatint-runtime``."""
+    _main("aquatint_backends.aquatint_runtime.__main__", "serving", "aquatint-runtime")
+
+
+def _main(module: str, extra: str, command: str) -> None:
+    with needs(extra, command):
+        main = importlib.import_module(module).main
+    main()

@@ -21,7 +21,7 @@ def mini_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def mini_repository() -> Path:
-    """The shipped checkpoint, exported by ``make repository``."""
-    path = Path(os.environ.get("AQUATINT_TEST_REPOSITORY", ROOT / "build" / "repository"))
-    assert (path / "manifest.json").is_file(), "run 'make repository' first"
+    """The shipped checkpoint, exported by ``make test-repository``, and not what ``make run`` serves."""
+    path = Path(os.environ.get("AQUATINT_TEST_REPOSITORY", ROOT / "build" / "test" / "repository"))
+    assert (path / "manifest.json").is_file(), "run 'make test-repository' first"
     return path

@@ -39,6 +39,7 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_commands_run(mini_repository: Path) -> None:
     """Every client command and the Python example, as printed, against a server on the default ports."""
     commands = [line for block in blocks("bash") for line in block.splitlines()]
@@ -64,6 +65,7 @@ def test_commands_run(mini_repository: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_export_commands_run(mini_repository: Path) -> None:
     """All but the one that needs the hub."""
     lines = [line for block in blocks("bash") for line in block.splitlines() if " export " in line]
@@ -78,6 +80,7 @@ def test_export_commands_run(mini_repository: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_serve_takes_a_checkpoint(tmp_path: Path) -> None:
     (line,) = [line for block in blocks("bash") for line in block.splitlines() if " serve " in line]
     picture = tmp_path / "picture.png"
@@ -92,6 +95,7 @@ def test_serve_takes_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_runtime_command_runs() -> None:
     (line,) = [line for block in blocks("bash") for line in block.splitlines() if "aquatint-runtime" in line]
     settings, command = [], shlex.split(line)

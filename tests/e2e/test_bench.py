@@ -12,7 +12,7 @@ from aquatint_benchmarks.bench import PEER
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_one_command_measures_everything(tmp_path: Path) -> None:

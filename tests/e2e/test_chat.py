@@ -24,7 +24,7 @@ from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from tests.conftest import ROOT
 from tests.e2e.processes import WebServer, mcp_environment
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, seaweed
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = ROOT / "pipelines" / "notebooks"

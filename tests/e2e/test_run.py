@@ -18,7 +18,7 @@ from tests.e2e.conftest import eventually
 from tests.e2e.processes import BIN
 from tests.seaweed import free_ports
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PARTS = (
     "AQUATINT_HTTP_PORT",

@@ -21,7 +21,7 @@ from aquatint.server import TritonServer
 from tests.checkpoints import MakeCheckpoint
 from tests.e2e.conftest import FREE_PORTS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_decoder")
 

@@ -17,7 +17,7 @@ from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 # transformer/config.json of stabilityai/stable-diffusion-3.5-medium and -large.
 COMMON = {

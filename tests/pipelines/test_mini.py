@@ -136,7 +136,7 @@ def test_shipped_checkpoint_is_small_and_has_no_pickles(mini_checkpoint: Path) -
     assert not [path for path in files if path.suffix in {".bin", ".pt", ".ckpt", ".pkl", ".pth"}]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_the_dataset_builds_to_the_same_hash(tmp_path: Path, mini_checkpoint: Path) -> None:
     """From the pinned npm packages; the data card names the hash of the build that trained the shipped checkpoint."""
     built = datasets.build(tmp_path / "dataset.zip", tmp_path / "npm")

@@ -55,7 +55,7 @@ lock: set-up ## renew the locks; run test-all afterwards
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o $(LOCKS)/main.txt
 	$(COMPILE) --universal --override $(LOCKS)/vllm-overrides.txt aquatint/llm/requirements.in -o aquatint/llm/requirements.txt
 	$(COMPILE) --universal $(LOCKS)/checkov.in -o $(LOCKS)/checkov.txt
-	for each in uv bare torchao; do $(COMPILE) --no-deps $(LOCKS)/$$each.in -o $(LOCKS)/$$each.txt; done
+	for each in uv bare gpu torchao; do $(COMPILE) --no-deps $(LOCKS)/$$each.in -o $(LOCKS)/$$each.txt; done
 
 test-latest: set-up ## the fast tests with the newest versions that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/latest

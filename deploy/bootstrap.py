@@ -274,7 +274,7 @@ class Runner:
                     self._board.end(stage.name, "✗")
                     raise SetUpError(_failure(stage.name, log))
         self._board.end(stage.name)
-        mark.parent.mkdir(exist_ok=True)
+        mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(digest)
 
     def _execute(self, command: Sequence[str | Path], environment: dict[str, str], log: int) -> int:

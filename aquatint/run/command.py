@@ -119,7 +119,7 @@ def _programs(layout: Layout, torch: str, pip_options: str) -> Iterator[Program]
     server, home = layout.server, layout.home
     kept = {"AQUATINT_ADMIN_KEY_FILE": str(home / "admin-key")}
     serve = [str(_BIN / "aquatint"), "serve", str(layout.repository)]
-    yield Program("triton", serve, _unless_set(kept), starts_in_s=1)
+    yield Program("triton", serve, _unless_set(kept))
     kept = {"IMAGE_OUTPUT_PATH": str(home / "images"), "AQUATINT_URL": f"127.0.0.1:{server.grpc_port}"}
     yield Program("mcp", [str(_BIN / "aquatint-mcp")], {**_unless_set(kept), "PORT": str(layout.run.mcp_port)})
     kept = {

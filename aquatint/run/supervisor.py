@@ -29,12 +29,12 @@ _FATAL = "FATAL"
 
 @dataclass(frozen=True)
 class Program:
-    """A command to keep running. One that ends within ``starts_in_s`` counts as not started, and is tried thrice."""
+    """A command to keep running. One that ends within ``starts_in_s`` has not started, and is tried twice more."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
-    starts_in_s: int = 2
+    starts_in_s: int = 20
     stops_in_s: int = 15
 
 
@@ -135,6 +135,7 @@ class Supervisor:
                 "redirect_stderr": "true",
                 "stdout_logfile": _literal(self._logs / f"{program.name}.log"),
                 "stdout_logfile_backups": "1",
+                "startretries": "2",
                 "startsecs": str(program.starts_in_s),
                 "stopwaitsecs": str(program.stops_in_s),
                 "stopasgroup": "true",

@@ -48,7 +48,15 @@ def supervisor(mini_repository: Path, ports: dict[str, str], tmp_path: Path) -> 
         "IMAGE_OUTPUT_PATH": str(tmp_path),
         "AQUATINT_CHAT_DATABASE_URL": f"sqlite:///{tmp_path / 'chat.db'}",
     }
-    command = [BIN / "supervisord", "-c", "supervisord.conf", "-j", tmp_path / "pid", "-l", tmp_path / "log"]
+    command: list[str | Path] = [
+        BIN / "supervisord",
+        "-c",
+        "supervisord.conf",
+        "-j",
+        tmp_path / "pid",
+        "-l",
+        tmp_path / "log",
+    ]
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
         try:

@@ -86,7 +86,7 @@ def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
         torch.manual_seed(0)
         models.train_tokenizers(SENTENCES, RECIPE, tmp_path / "tokenizers")
         tokenizer, _ = models.load_tokenizers(tmp_path / "tokenizers")
-        sizes = {
+        sizes: dict[str, Any] = {
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_hidden_layers": 2,
@@ -96,7 +96,7 @@ def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
             "projection_dim": 32,
         }
         text = CLIPTextConfig(**sizes, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
-        unet = {
+        unet: dict[str, Any] = {
             "sample_size": 8,
             "block_out_channels": (16, 32),
             "layers_per_block": 1,

@@ -48,8 +48,8 @@ def test_commands_run(mini_repository: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with TritonServer(mini_repository, ServerSettings()), contextlib.ExitStack() as stack:
         for program, port in (("aquatint-mcp", 8080), ("aquatint-chat", 8090)):
-            command = [Path(sys.executable).parent / program]
-            process = subprocess.Popen(command, cwd=ROOT, env={**environment, "PORT": str(port)})
+            service = Path(sys.executable).parent / program
+            process = subprocess.Popen([service], cwd=ROOT, env={**environment, "PORT": str(port)})
             stack.callback(process.wait)
             stack.callback(process.terminate)
             url = f"http://127.0.0.1:{port}/health/ready"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_command(tmp_path: Path) -> None:
 
 def test_a_failed_installation_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model comes last, so nothing half made counts as installed."""
-    monkeypatch.setattr(environment.venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
+    monkeypatch.setattr(venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
     monkeypatch.setattr(environment, "python_of", lambda _: Path(sys.executable))
     steps: list[str] = []
     with pytest.raises(EngineUnavailable, match="pip install"):

@@ -158,8 +158,8 @@ def test_offload_and_moving_exclude_each_other() -> None:
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **kwargs: calls.append(name)
 
-    placement.place(Recorder(), PlacementSettings(cpu_offload=True), "cuda")  # type: ignore[arg-type]
-    placement.place(Recorder(), PlacementSettings(), "cuda")  # type: ignore[arg-type]
+    placement.place(Recorder(), PlacementSettings(cpu_offload=True), "cuda")
+    placement.place(Recorder(), PlacementSettings(), "cuda")
     assert calls == ["enable_model_cpu_offload", "to"]
 
 

@@ -16,6 +16,7 @@ from aquatint_benchmarks import intents
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.router import Router
 from aquatint_chat.settings import ChatSettings
+from openai.types.chat import ChatCompletionFunctionToolParam
 
 from aquatint.client import Client
 from aquatint.llm import EMBEDDED_MODEL
@@ -104,13 +105,15 @@ def test_status_and_drawing_errors(chat: httpx.Client) -> None:
 
 def test_tool_calls_reach_vllms_parser(llm_url: str) -> None:
     """vLLM's tool parser and our template: a forced call comes back as a call, streamed."""
-    schema = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
-    tools = [{"type": "function", "function": {"name": "draw", "description": "Draw", "parameters": schema}}]
+    schema: dict[str, object] = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
+    tools: list[ChatCompletionFunctionToolParam] = [
+        {"type": "function", "function": {"name": "draw", "description": "Draw", "parameters": schema}}
+    ]
     with openai.OpenAI(base_url=f"{llm_url}/v1", api_key="none") as client:
         stream = client.chat.completions.create(
             model=EMBEDDED_MODEL,
             messages=[{"role": "user", "content": "Draw a red apple"}],
-            tools=tools,  # type: ignore[arg-type]
+            tools=tools,
             tool_choice={"type": "function", "function": {"name": "draw"}},
             stream=True,
             max_tokens=60,

@@ -97,7 +97,7 @@ class Runtime:
         ports = [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}"]
         environment = {**os.environ, "MODEL_NAME": "mini", **settings}
         self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed by stop
-        command = [BIN / "aquatint-runtime", *ports]
+        command: list[str | Path] = [BIN / "aquatint-runtime", *ports]
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
 
     @property

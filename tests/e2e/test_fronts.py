@@ -144,7 +144,7 @@ def neighbours(server: TritonServer, count: int) -> Iterator[None]:
             while not stop.is_set():
                 time.sleep(chance.random() * 0.05)
                 steps, images = chance.randint(2, 12), chance.randint(1, 3)
-                asked = {
+                asked: dict[str, Any] = {
                     "num_inference_steps": steps,
                     "num_images": images,
                     "guidance_scale": chance.choice([1.0, 5.0]),
@@ -343,7 +343,7 @@ def test_wrong_types_and_shapes(
     server: TritonServer, grpc_client: Client, fields: dict[str, Any], types: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=message):
-        infer(server, fields, **types)
+        infer(server, fields, None, **types)
     assert grpc_client.is_ready()
 
 

@@ -59,7 +59,7 @@ def fox(grpc_client: Client) -> bytes:
 def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
     """The official TypeScript SDKs draw with live progress and previews, and cancel a drawing mid-way."""
     cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
-    command = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
+    command: list[str | Path] = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
@@ -111,7 +111,16 @@ def test_the_seed_demos_request(mcp: WebServer, fox: bytes) -> None:
 def test_conformance(mcp: WebServer, scenario: str, tmp_path: Path) -> None:
     """The scenarios of the MCP conformance suite that need no special tools of the server."""
     program = NODE / "node_modules" / ".bin" / "conformance"
-    command = [program, "server", "--url", f"{mcp.url}/mcp", "--scenario", scenario, "--output-dir", tmp_path]
+    command: list[str | Path] = [
+        program,
+        "server",
+        "--url",
+        f"{mcp.url}/mcp",
+        "--scenario",
+        scenario,
+        "--output-dir",
+        tmp_path,
+    ]
     done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -121,7 +130,7 @@ def test_inspector(mcp: WebServer) -> None:
     program = NODE / "node_modules" / ".bin" / "mcp-inspector"
 
     def inspect(*arguments: str) -> Any:
-        command = [program, "--cli", f"{mcp.url}/mcp", "--transport", "http", *arguments]
+        command: list[str | Path] = [program, "--cli", f"{mcp.url}/mcp", "--transport", "http", *arguments]
         done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)

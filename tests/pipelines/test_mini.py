@@ -100,7 +100,7 @@ def test_training_stops_resumes_and_anneals(tmp_path: Path) -> None:
         minutes=0.01, batch_size=1, learning_rate=0.1, warmup_steps=1, ema_decay=0.5, compile=False
     )
 
-    def run(minutes: float) -> training.Stage:
+    def run(minutes: float) -> training.Stage[torch.nn.Linear]:
         torch.manual_seed(0)
         stage = training.Stage(
             torch.nn.Linear(4, 1), stage_recipe.model_copy(update={"minutes": minutes}), tmp_path, "no"

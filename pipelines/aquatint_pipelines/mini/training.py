@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,8 @@ from aquatint_pipelines.mini.recipe import StageRecipe
 _SAVE_EVERY_SECONDS = 240.0
 # A step that seems to take longer than this was suspended, and the pause is not charged to the budget.
 _LONGEST_STEP_SECONDS = 10.0
+
+_Model = TypeVar("_Model", bound=torch.nn.Module)
 
 
 class Progress:
@@ -37,14 +39,14 @@ class Progress:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-class Stage:
+class Stage(Generic[_Model]):
     """Runs one model for the minutes its recipe gives, resuming from ``folder`` when a checkpoint is there.
 
     The learning rate warms up linearly, then falls to zero with the cosine of the share of the budget used, so a slow
     machine trains fewer steps but always ends annealed. ``ema`` holds the weights to ship.
     """
 
-    def __init__(self, model: torch.nn.Module, recipe: StageRecipe, folder: Path, mixed_precision: str) -> None:
+    def __init__(self, model: _Model, recipe: StageRecipe, folder: Path, mixed_precision: str) -> None:
         self.recipe = recipe
         self.folder = folder
         self.accelerator = Accelerator(mixed_precision=mixed_precision)
@@ -102,8 +104,8 @@ class Stage:
         self.accelerator.save_state(str(partial))
         replace_folder(partial, final)
 
-    def finish(self) -> torch.nn.Module:
+    def finish(self) -> _Model:
         """Return the unwrapped model with the EMA weights in it."""
         self.ema.copy_to(self.model.parameters())
-        model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        model: _Model = self.accelerator.unwrap_model(self.model)
         return model.eval()

@@ -166,4 +166,5 @@ def encode_pictures(autoencoder: AutoencoderKL, dataset: EmojiDataset, size: int
         pictures = vae.compose(torch.from_numpy(rgba).to(device), background, size)
         parts.append(autoencoder.encode(pictures).latent_dist.mode())
     config = autoencoder.config
-    return (torch.cat(parts) - config.shift_factor) * config.scaling_factor
+    latents: Tensor = (torch.cat(parts) - config.shift_factor) * config.scaling_factor
+    return latents

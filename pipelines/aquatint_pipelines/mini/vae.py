@@ -100,7 +100,7 @@ def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight
 def _measure_latents(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
     pictures = random_pictures(rgba, colours, 512, recipe.image_size)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(64)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 64)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))
 
 
@@ -109,7 +109,7 @@ def psnr(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> f
     """Mean PSNR in dB of 512 random pictures through the autoencoder."""
     torch.manual_seed(1)
     values = []
-    for part in random_pictures(rgba, colours, 512, recipe.image_size).split(64):
+    for part in torch.split(random_pictures(rgba, colours, 512, recipe.image_size), 64):
         decoded = vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1)
         values.append(-10.0 * torch.log10(((decoded - part) / 2.0).pow(2).mean(dim=(1, 2, 3))))
     return float(torch.cat(values).mean())

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import httpx
 import openai
@@ -49,8 +50,10 @@ async def test_urls_lead_to_the_store(client: openai.AsyncOpenAI, http: httpx.As
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-async def test_formats_keep_the_parameters(client: openai.AsyncOpenAI, output_format: str) -> None:
-    answer = await client.images.generate(prompt="a fox", output_format=output_format)  # type: ignore[arg-type]
+async def test_formats_keep_the_parameters(
+    client: openai.AsyncOpenAI, output_format: Literal["png", "jpeg", "webp"]
+) -> None:
+    answer = await client.images.generate(prompt="a fox", output_format=output_format)
     assert answer.data is not None
     image = opened(answer.data[0].b64_json)
     assert image.format == output_format.upper()

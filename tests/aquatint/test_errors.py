@@ -3,7 +3,7 @@ import inspect
 import pytest
 
 from aquatint import errors
-from aquatint.errors import AquatintError
+from aquatint.errors import AquatintError, Overloaded
 
 
 def leaves() -> list[type[AquatintError]]:
@@ -21,6 +21,25 @@ def test_wire_round_trip(kind: type[AquatintError]) -> None:
     found = errors.from_wire(f"[request id: 1] {errors.to_wire(error)}")
     assert type(found) is kind
     assert str(found) == str(error)
+
+
+@pytest.mark.parametrize(("asked_s", "told_s"), [(7.0, 7), (0.3, 1), (12.01, 13)])
+def test_when_to_retry_crosses_the_wire(asked_s: float, told_s: int) -> None:
+    error = Overloaded("80 requests are queued", asked_s)
+    assert str(error) == f"80 requests are queued; retry after {told_s} s"
+    found = errors.from_wire(f"[request id: 1] {errors.to_wire(error)}")
+    assert isinstance(found, Overloaded)
+    assert found.retry_after_s == told_s
+    assert str(found) == str(error)
+    again = errors.from_wire(errors.to_wire(found))
+    assert str(again) == str(error)
+
+
+def test_nobody_knows_when_to_retry() -> None:
+    found = errors.from_wire(errors.to_wire(Overloaded("full")))
+    assert isinstance(found, Overloaded)
+    assert found.retry_after_s is None
+    assert str(found) == "full"
 
 
 def test_foreign_text_is_no_error_of_ours() -> None:

@@ -161,7 +161,7 @@ async def test_stop_while_drawing(chat: Chat, engine: FakeEngine, gate: asyncio.
 
 
 async def test_a_failing_tool_is_said_in_words(chat: Chat, engine: FakeEngine) -> None:
-    engine.transport.failures.append(Overloaded("the queue is full; retry after 1 s"))
+    engine.transport.failures.append(Overloaded("the queue is full", 1.0))
     events = await chat.say("/imagine a fox")
     (error,) = named(events, "error")
     assert error == {"code": "Overloaded", "message": "the queue is full; retry after 1 s", "retryable": True}

@@ -130,8 +130,8 @@ async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: Im
 
 
 async def test_engine_failures(client: Client[Any], engine: FakeEngine) -> None:
-    engine.transport.failures = [errors.Overloaded("the queue is full; retry after 1 s")]
-    with pytest.raises(ToolError, match="Overloaded: the queue is full"):
+    engine.transport.failures = [errors.Overloaded("the queue is full", 1.0)]
+    with pytest.raises(ToolError, match="Overloaded: the queue is full; retry after 1 s"):
         await client.call_tool("generate_image", {"prompt": "a fox"})
 
 

@@ -22,6 +22,7 @@ from aquatint.local_engine import LocalEngine
 from aquatint.pipeline import GenerationResult, Progress
 from aquatint.request import GenerationRequest, resolve
 from tests.checkpoints import MakeCheckpoint
+from tests.previews import assert_shows
 
 MakeUnet = Callable[[str], Path]
 
@@ -54,6 +55,20 @@ def test_every_family_draws(drawer: DiffusersPipeline) -> None:
     *_, alone = drawer.run(ask(drawer, seed=2, width=64, height=48))
     assert isinstance(alone, GenerationResult)
     assert np.abs(alone.images[0].astype(int) - last.images[1]).max() <= 1
+
+
+def test_previews_show_the_picture_to_come(mini_checkpoint: Path) -> None:
+    """Half way and at the end, for every image: drawn by the weights that the repository ships."""
+    drawer = load(mini_checkpoint)
+    prompt = "a flat emoji of a fox on a blue background"
+    wanted = ask(drawer, prompt=prompt, seed=7, num_images=2, num_inference_steps=8, preview_every=4)
+    *steps, last = drawer.run(wanted)
+    assert isinstance(last, GenerationResult)
+    shown = [step.preview for step in steps if isinstance(step, Progress) and step.preview is not None]
+    assert len(shown) == 2
+    for previews in shown:
+        for preview, image in zip(previews, last.images, strict=True):
+            assert_shows(preview, image)
 
 
 def test_leaving_stops_at_the_next_step(drawer: DiffusersPipeline) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import numpy as np
 import pytest
 from aquatint_chat.testing import FakeLlm, Reply
 
@@ -14,6 +15,7 @@ from aquatint.errors import Overloaded
 from aquatint.llm import EMBEDDED_MODEL
 from aquatint.testing import FakeEngine
 from tests.chatbot.conftest import Chat, named
+from tests.previews import pixels
 from tests.serving import until
 
 DRAW_FOX = Reply(calls=(("generate_image", '{"prompt": "a fox"}'),))
@@ -49,6 +51,9 @@ async def test_draw_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
     got = await chat.http.get(image["image"]["url"])
     assert got.headers["content-type"] == "image/png"
     assert png.read_parameters(got.content)["prompt"] == "a fox"
+    # The fake engine's previews are its pictures.
+    for preview in previews:
+        np.testing.assert_array_equal(pixels(preview), pixels(got.content))
     told = llm.requests[1]["messages"]
     assert told[-2]["tool_calls"][0]["function"]["name"] == "generate_image"
     assert "a fox" in told[-1]["content"]

@@ -1,5 +1,6 @@
 import inspect
 
+import grpc
 import pytest
 
 from aquatint import errors
@@ -13,6 +14,33 @@ def leaves() -> list[type[AquatintError]]:
 
 def test_every_error_has_a_row() -> None:
     assert set(leaves()) == set(errors.TABLE)
+
+
+# Written out once more: callers of every protocol rely on these.
+CODES = {
+    errors.InvalidRequest: (400, "INVALID_ARGUMENT"),
+    errors.TooLarge: (413, "INVALID_ARGUMENT"),
+    errors.Unauthorized: (401, "UNAUTHENTICATED"),
+    errors.Forbidden: (403, "PERMISSION_DENIED"),
+    errors.ModelNotFound: (404, "NOT_FOUND"),
+    errors.ImageNotFound: (404, "NOT_FOUND"),
+    errors.ConversationNotFound: (404, "NOT_FOUND"),
+    errors.Overloaded: (429, "RESOURCE_EXHAUSTED"),
+    errors.Cancelled: (499, "CANCELLED"),
+    errors.DeadlineExceeded: (504, "DEADLINE_EXCEEDED"),
+    errors.EngineUnavailable: (503, "UNAVAILABLE"),
+    errors.StoreUnavailable: (503, "UNAVAILABLE"),
+    errors.OutOfMemory: (503, "RESOURCE_EXHAUSTED"),
+    errors.BundleRejected: (422, "FAILED_PRECONDITION"),
+    errors.Internal: (500, "INTERNAL"),
+}
+
+
+@pytest.mark.parametrize("kind", leaves())
+def test_codes(kind: type[AquatintError]) -> None:
+    row = errors.mapping(kind("x"))
+    assert (row.http, row.grpc) == CODES[kind]
+    assert hasattr(grpc.StatusCode, row.grpc)
 
 
 @pytest.mark.parametrize("kind", leaves())

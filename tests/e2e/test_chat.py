@@ -24,6 +24,7 @@ from aquatint.server import TritonServer
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX
+from tests.previews import assert_shows, pixels
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -59,11 +60,15 @@ def test_the_bar(chat: httpx.Client, grpc_client: Client) -> None:
     """A wish is drawn, previewed before it is there, and remembered; the picture is the one Triton draws."""
     seen = list(events(chat, f"draw {FOX.prompt}", image={"seed": FOX.seed}))
     names = [name for name, _ in seen]
-    previews = [index for index, (name, data) in enumerate(seen) if name == "progress" and data["preview"]]
+    previews = {
+        index: data["preview"] for index, (name, data) in enumerate(seen) if name == "progress" and data["preview"]
+    }
     assert len(previews) == 7
-    assert previews[-1] < names.index("image")
+    assert max(previews) < names.index("image")
     image = next(data["image"] for name, data in seen if name == "image")
-    assert chat.get(image["url"]).content == grpc_client.generate(FOX).images[0].png
+    drawn = chat.get(image["url"]).content
+    assert drawn == grpc_client.generate(FOX).images[0].png
+    assert_shows(pixels(previews[max(previews)]), pixels(drawn))
     conversation = seen[-1][1]["conversation"]["id"]
     said = answer(chat, "what did I just ask for?", conversation_id=conversation)["message"]["content"]
     assert FOX.prompt in said

@@ -139,6 +139,8 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
     page.get_by_role("button", name="Close settings").click()
     say(page, f"draw {FOX.prompt}")
     expect(page.get_by_test_id("preview")).to_be_visible()
+    # A picture that the browser could read, of one pixel per latent.
+    expect(page.get_by_test_id("preview")).to_have_js_property("naturalWidth", 8)
     expect(page.locator(".drawn img")).to_have_count(0)
     expect(page.get_by_role("progressbar")).to_be_visible()
     done(page)

@@ -114,10 +114,12 @@ async def test_progress_and_previews(engine: FakeEngine, store: ImageStore, seen
     async with Client(
         server, mode="legacy", progress_handler=seen.on_progress, message_handler=seen.on_message
     ) as client:
-        await client.call_tool("generate_image", {"prompt": "a fox"})
+        drawn = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert seen.progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [preview["step"] for preview in seen.previews] == [2, 4]
-    assert Image.open(io.BytesIO(base64.b64decode(seen.previews[0]["data"]))).size == (64, 64)
+    # The fake engine's previews are its pictures.
+    picture = next(block for block in drawn.content if block.type == "image")
+    assert [preview["data"] for preview in seen.previews] == [picture.data] * 2
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,8 @@ async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: Im
 
 
 async def test_engine_failures(client: Client[Any], engine: FakeEngine) -> None:
-    engine.transport.failures = [errors.Overloaded("the queue is full; retry after 1 s")]
-    with pytest.raises(ToolError, match="Overloaded: the queue is full"):
+    engine.transport.failures = [errors.Overloaded("the queue is full", 1.0)]
+    with pytest.raises(ToolError, match="Overloaded: the queue is full; retry after 1 s"):
         await client.call_tool("generate_image", {"prompt": "a fox"})
 
 

@@ -163,7 +163,12 @@ def test_guidance_leads_away_from_the_negative_prompt(
     write_tokenizer(tmp_path / "t" / "tokenizer.json", tokens=6)
     told = make_pipeline(PromptRunner(), tmp_path, present=("text_encoder_3",))
     drawn: list[Tensor] = []
-    told.decode = lambda latents: (drawn.append(latents), np.zeros((1, 64, 64, 3), np.uint8))[1]  # type: ignore[method-assign]
+
+    def decode(latents: Tensor) -> NDArray[np.uint8]:
+        drawn.append(latents)
+        return np.zeros((1, 64, 64, 3), np.uint8)
+
+    told.decode = decode  # type: ignore[method-assign]
     fields = {"prompt": "3", "negative_prompt": negative, "guidance_scale": scale, "num_inference_steps": 1, "seed": 4}
     list(told.run(resolve(parse(fields), told.served)))
     np.testing.assert_allclose(drawn[0][0], randn((16, 8, 8), 4) - velocity, atol=1e-4)

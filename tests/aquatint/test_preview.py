@@ -21,7 +21,8 @@ def encode(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
     """A VAE that can be undone: mixed block means of pictures ``(n, 3, h, w)``."""
     count, _, height, width = pictures.shape
     blocks = pictures.reshape(count, 3, height // SCALE, SCALE, width // SCALE, SCALE).mean(axis=(3, 5))
-    return (np.einsum("nkhw,kc->nchw", blocks, MIX) + 0.25).astype(np.float32)
+    mixed: NDArray[np.float32] = (np.einsum("nkhw,kc->nchw", blocks, MIX) + 0.25).astype(np.float32)
+    return mixed
 
 
 @pytest.fixture
@@ -30,12 +31,13 @@ def picture() -> NDArray[np.uint8]:
     down, across = np.mgrid[0:96, 0:64] / 96.0
     fade = np.stack([across, across, 1.0 - across], axis=-1)
     disc = (down - 0.7) ** 2 + (across - 0.2) ** 2 < 0.03
-    return np.rint(np.where(disc[..., None], [1.0, 0.1, 0.1], fade) * 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.rint(np.where(disc[..., None], [1.0, 0.1, 0.1], fade) * 255).astype(np.uint8)
+    return pixels
 
 
 def shown(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     inputs = (picture.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)[None]
-    (found,) = preview(encode(inputs), fit_preview_factors(encode, SCALE))
+    found: NDArray[np.uint8] = preview(encode(inputs), fit_preview_factors(encode, SCALE))[0]
     return found
 
 
@@ -59,7 +61,7 @@ FORGERIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     "shuffled": lambda real: np.random.default_rng(3).permutation(real.reshape(-1, 3)).reshape(real.shape),
     "noise": lambda real: np.random.default_rng(4).integers(0, 256, real.shape, np.uint8),
     "turned": lambda real: real[::-1, ::-1],
-    "inverted": lambda real: 255 - real,
+    "inverted": np.invert,
     "other channels": lambda real: real[..., [2, 0, 1]],
 }
 

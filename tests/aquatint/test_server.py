@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from aquatint.server import TritonServer
-from aquatint.server import process as processes
 from aquatint.settings import ServerSettings
 
 
@@ -25,7 +24,7 @@ def test_a_child_that_is_still_the_server_is_no_backend(tmp_path: Path, monkeypa
         child(3),
     ]
     parent = SimpleNamespace(children=lambda recursive: children)
-    monkeypatch.setattr(processes.psutil, "Process", lambda pid: parent)
+    monkeypatch.setattr(psutil, "Process", lambda pid: parent)
     server = TritonServer(tmp_path, ServerSettings())
     monkeypatch.setattr(TritonServer, "pid", 0)
     assert server._backend_processes() == {"mini": 2}

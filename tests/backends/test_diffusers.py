@@ -258,7 +258,7 @@ def test_low_cpu_mem_builds_parts_empty(
 ) -> None:
     """Empty parts have no memory of their own: the weights that are read become theirs."""
     empty: list[bool] = []
-    from_config = SD3Transformer2DModel.from_config.__func__  # type: ignore[attr-defined]
+    from_config = SD3Transformer2DModel.from_config.__func__
 
     def watched(cls: type, *args: Any, **kwargs: Any) -> Any:
         made = from_config(cls, *args, **kwargs)
@@ -281,7 +281,7 @@ def test_a_vae_that_cannot_slice_is_named(caplog: pytest.LogCaptureFixture) -> N
         def to(self, device: str) -> None: ...
 
     wanted = PlacementSettings(vae_slicing=True, vae_tiling=True, low_cpu_mem=False)
-    assert placement.place(Pixels(), wanted, "cpu") == []  # type: ignore[arg-type]
+    assert placement.place(Pixels(), wanted, "cpu") == []
     assert [warning.split(" does nothing here")[0] for warning in warnings_of(caplog)] == [
         "ENABLE_VAE_SLICING",
         "ENABLE_VAE_TILING",

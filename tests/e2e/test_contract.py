@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def open_door(request: pytest.FixtureRequest, name: str) -> Door:
         http, grpc = f"127.0.0.1:{server.http_port}", f"127.0.0.1:{server.grpc_port}"
     else:
         http, grpc = server.http_url, server.grpc_url
-    return {
+    doors: dict[str, Callable[[], Door]] = {
         "gRPC": lambda: ClientDoor(grpc, "grpc"),
         "HTTP stream": lambda: ClientDoor(http, "http"),
         "V1 REST": lambda: V1Door(http),
@@ -168,7 +168,8 @@ def open_door(request: pytest.FixtureRequest, name: str) -> Door:
         "V2 gRPC": lambda: V2GrpcDoor(grpc),
         "our gRPC client": lambda: ClientDoor(grpc, "grpc"),
         "our HTTP client": lambda: ClientDoor(http, "http"),
-    }[protocol]()
+    }
+    return doors[protocol]()
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ class Running:
         self.mcp = f"http://127.0.0.1:{ports['MCP_PORT']}"
         self._out = home.with_suffix(".out")
         with self._out.open("wb") as out:
-            command = [BIN / "aquatint", "run", "--home", home, *options]
+            command = [str(BIN / "aquatint"), "run", "--home", str(home), *options]
             self.process = subprocess.Popen(command, env={**os.environ, **ports}, stdout=out, stderr=out)
 
     def printed(self) -> str:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(llm, name="llm")
-app.add_typer(extras.sub_command("aquatint.registry.commands", "registry", "triton"), name="registry")
+app.add_typer(
+    extras.sub_command("aquatint.registry.commands", "registry", extra="triton", needed="psutil"), name="registry"
+)
 app.command()(run)
 _log = logging.getLogger("aquatint.cli")
 
@@ -256,9 +258,9 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Write Triton's log to this file instead of stderr.")] = None,
 ) -> None:
     """Serve a model repository, or a checkpoint, with the embedded tritonserver until Ctrl-C."""
-    with extras.needs("triton", "aquatint serve"):
-        # Also needs what only servers use.
-        from aquatint.registry.service import admin_key  # noqa: PLC0415
+    extras.require("triton", "aquatint serve", "psutil", "onnxruntime")
+    from aquatint.registry.service import admin_key  # noqa: PLC0415 - servers' packages are not among a client's
+
     log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
     stopping = threading.Event()

@@ -46,17 +46,16 @@ def install_command(extra: str) -> str:
     return f"pip install 'aquatint[{extra}]'"
 
 
-def sub_command(module: str, name: str, extra: str) -> typer.Typer:
-    """The commands in ``module.name``; where their packages are missing, a group that says which extra brings them."""
-    try:
-        commands = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        return _missing_group(extra, name, error.name)
+def sub_command(module: str, name: str, *, extra: str, needed: str) -> typer.Typer:
+    """The commands in ``module.name``; without ``needed``, which ``extra`` brings, a group that says so."""
+    if importlib.util.find_spec(needed) is None:
+        return _missing_group(extra, name, needed)
+    commands = getattr(importlib.import_module(module), name)
     assert isinstance(commands, typer.Typer)
     return commands
 
 
-def _missing_group(extra: str, name: str, module: str | None) -> typer.Typer:
+def _missing_group(extra: str, name: str, module: str) -> typer.Typer:
     group = typer.Typer(
         invoke_without_command=True,
         add_help_option=False,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,57 +14,9 @@ import pytest
 from aquatint import png, readiness
 from tests.conftest import CHECKPOINT
 from tests.e2e.conftest import eventually
-from tests.e2e.processes import BIN
-from tests.seaweed import free_ports
+from tests.e2e.processes import running
 
 pytestmark = pytest.mark.e2e
-
-PARTS = (
-    "AQUATINT_HTTP_PORT",
-    "AQUATINT_GRPC_PORT",
-    "AQUATINT_METRICS_PORT",
-    "MCP_PORT",
-    "CHAT_PORT",
-    "AQUATINT_LLM_PORT",
-)
-
-
-class Running:
-    """``aquatint run`` with what it printed."""
-
-    def __init__(self, home: Path, ports: dict[str, str], *options: str) -> None:
-        self.home = home
-        self.page = f"http://127.0.0.1:{ports['CHAT_PORT']}"
-        self.mcp = f"http://127.0.0.1:{ports['MCP_PORT']}"
-        self._out = home.with_suffix(".out")
-        with self._out.open("wb") as out:
-            command = [str(BIN / "aquatint"), "run", "--home", str(home), *options]
-            self.process = subprocess.Popen(command, env={**os.environ, **ports}, stdout=out, stderr=out)
-
-    def printed(self) -> str:
-        return self._out.read_text()
-
-    def said(self, words: str) -> bool:
-        return words in self.printed() or self.process.poll() is not None
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-
-@pytest.fixture
-def ports() -> dict[str, str]:
-    return dict(zip(PARTS, map(str, free_ports(len(PARTS)))))
-
-
-@contextlib.contextmanager
-def running(home: Path, ports: dict[str, str], *options: str) -> Iterator[Running]:
-    """Killed outright at the end, which its programs must not outlive."""
-    started = Running(home, ports, *options)
-    try:
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
 
 
 @pytest.fixture

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(llm, name="llm")
-app.add_typer(
-    extras.sub_command("aquatint.registry.commands", "registry", extra="triton", needed="psutil"), name="registry"
-)
+extras.add_commands(app, "aquatint.registry.commands", name="registry", extra="triton", needed="psutil")
 app.command()(run)
 _log = logging.getLogger("aquatint.cli")
 

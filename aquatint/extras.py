@@ -46,28 +46,16 @@ def install_command(extra: str) -> str:
     return f"pip install 'aquatint[{extra}]'"
 
 
-def sub_command(module: str, name: str, *, extra: str, needed: str) -> typer.Typer:
-    """The commands in ``module.name``; without ``needed``, which ``extra`` brings, a group that says so."""
-    if importlib.util.find_spec(needed) is None:
-        return _missing_group(extra, name, needed)
-    commands = getattr(importlib.import_module(module), name)
-    assert isinstance(commands, typer.Typer)
-    return commands
+def add_commands(app: typer.Typer, source: str, *, name: str, extra: str, needed: str) -> None:
+    """Add ``source``'s group of commands to ``app``; without ``needed``, which ``extra`` brings, one that says so."""
+    if importlib.util.find_spec(needed) is not None:
+        app.add_typer(getattr(importlib.import_module(source), name), name=name)
+        return
 
-
-def _missing_group(extra: str, name: str, module: str) -> typer.Typer:
-    group = typer.Typer(
-        invoke_without_command=True,
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    )
-
-    @group.callback()
+    @app.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, hidden=True)
     def explain() -> None:
-        print_missing(extra, f"aquatint {name}", module)
+        print_missing(extra, f"aquatint {name}", needed)
         raise typer.Exit(1)
-
-    return group
 
 
 def chat() -> None:

@@ -35,5 +35,5 @@ def test_wait_until_ready() -> None:
 
 def test_nobody_there() -> None:
     assert not readiness.is_ready("http://127.0.0.1:9/")
-    with pytest.raises(EngineUnavailable, match="http://127.0.0.1:9/ is not ready after 0 s"):
+    with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:9/ is not ready after 0 s"):
         readiness.wait_until_ready("http://127.0.0.1:9/", within_s=0.0)

@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from aquatint import png, readiness

@@ -19,12 +19,14 @@ from aquatint.client import Client
 from aquatint.server import TritonServer
 from tests.conftest import ROOT
 from tests.e2e.conftest import eventually
-from tests.e2e.test_fronts import FOX
 from tests.e2e.processes import running
+from tests.e2e.test_fronts import FOX
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
+# What no client may import.
+HEAVY = ["torch", "transformers", "diffusers", "onnxruntime", "tokenizers", "fastapi", "kserve", "psutil", "supervisor"]
 MAIN = ROOT / "deploy" / "locks" / "main.txt"
 
 
@@ -85,8 +87,18 @@ def test_a_client_needs_little(install: Install, grpc_client: Client, server: Tr
     )
     assert status == 0, words
     assert (tmp_path / "fox.png").read_bytes() == grpc_client.generate(FOX).images[0].png
-    heavy = "torch transformers diffusers onnxruntime tokenizers fastapi kserve gevent psutil supervisor".split()
-    code = f"import sys, numpy, aquatint.cli; print(numpy.__version__[0], [m for m in {heavy} if m in sys.modules])"
+        "torch",
+        "transformers",
+        "diffusers",
+        "onnxruntime",
+        "tokenizers",
+        "fastapi",
+        "kserve",
+        "gevent",
+        "psutil",
+        "supervisor",
+    ]
+    code = f"import sys, numpy, aquatint.cli; print(numpy.__version__[0], [m for m in {HEAVY} if m in sys.modules])"
     assert spoken(bin_ / "python", "-c", code) == (0, "2 []")
     missing = {
         ("aquatint", "run"): "run",

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind with random weights and a few kilobytes; a plugin of the whole test suite."""
+"""Checkpoints of every kind with random weights and a few kilobytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from aquatint_pipelines.mini import model as models
 from aquatint_pipelines.mini import recipe as recipes
@@ -39,8 +38,9 @@ RECIPE = recipes.load("cpu").model.model_copy(
 MakeCheckpoint = Callable[..., Path]
 
 
-@pytest.fixture
-def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+def maker(tmp_path: Path) -> MakeCheckpoint:
+    """A function that writes a Stable Diffusion 3 checkpoint under ``tmp_path``."""
+
     def make(
         *,
         absent: tuple[str, ...] = (),
@@ -78,9 +78,8 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     return make
 
 
-@pytest.fixture
-def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
-    """A Stable Diffusion 1.5 or XL pipeline."""
+def unet_maker(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that writes a Stable Diffusion 1.5 or XL checkpoint under ``tmp_path``."""
 
     def make(kind: str) -> Path:
         torch.manual_seed(0)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-pytest_plugins = ["tests.checkpoints"]
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "pipelines" / "models" / "mini"
@@ -25,3 +24,22 @@ def mini_repository() -> Path:
     path = Path(os.environ.get("AQUATINT_TEST_REPOSITORY", ROOT / "build" / "test" / "repository"))
     assert (path / "manifest.json").is_file(), "run 'make test-repository' first"
     return path
+
+
+# Fixtures import what makes checkpoints themselves: it needs torch, which takes longer to load than most tests to run.
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small Stable Diffusion 3 checkpoint with random weights."""
+    from tests.checkpoints import maker  # noqa: PLC0415
+
+    return maker(tmp_path)
+
+
+@pytest.fixture
+def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a small Stable Diffusion 1.5 or XL checkpoint with random weights."""
+    from tests.checkpoints import unet_maker  # noqa: PLC0415
+
+    return unet_maker(tmp_path)

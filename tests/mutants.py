@@ -229,9 +229,6 @@ class Copy:
     def test(self, tests: Iterable[str]) -> tuple[int, str]:
         """pytest's exit code and what it said."""
         command = [sys.executable, "-c", _PYTEST, str(self.root), "-q", "-x", "-p", "no:cacheprovider", *tests]
-        if not any("diffusers" in test for test in tests):
-            # The plugin that makes checkpoints imports torch, which takes longer than most tests.
-            command += ["-p", "no:tests.checkpoints"]
         try:
             done = subprocess.run(
                 command,

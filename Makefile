@@ -12,8 +12,8 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 SET_UP = $(PYTHON) deploy/bootstrap.py --torch "$(TORCH)" --torch-options=" $(TORCH_INDEX)"
 NODE = PATH="$(abspath $(BIN)):$$PATH"
-# -n 2: two at a time; tests that share a server or a port are in one group.
-PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+# Two files at a time, each as a whole, for its tests share servers; the longest first.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-all test-latest check mutants lock set-up page test-repository repository web llm screenshots \
 	deploy-check bench dreambooth dataset train clean
@@ -40,7 +40,8 @@ check: set-up
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-mutants: set-up ## small faults in central code, each of which must turn a test red
+mutants: ## small faults in central code, each of which must turn a test red
+	@$(SET_UP) test
 	$(BIN)/python -m tests.mutants
 
 set-up:
@@ -64,7 +65,7 @@ test-latest: set-up ## the fast tests with the newest versions that pyproject.to
 	$(BIN)/uv pip compile --quiet --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o build/latest/requirements.txt
 	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -e . -e pipelines/models
-	build/latest/bin/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not e2e" --deselect tests/deploy
+	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy
 
 repository: set-up ## the mini checkpoint's model repository
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)

@@ -12,6 +12,34 @@ ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "pipelines" / "models" / "mini"
 
 
+# Files that take longest, by what they take; workers get whole files, and one of these must not come last.
+_LONGEST = (
+    "e2e/test_dreambooth.py",
+    "export/test_export.py",
+    "test_readme.py",
+    "e2e/test_bench.py",
+    "e2e/test_page.py",
+    "e2e/test_contract.py",
+    "e2e/test_wheel.py",
+    "export/test_full_size.py",
+    "e2e/test_tensorrt.py",
+    "e2e/test_server.py",
+    "e2e/test_fronts.py",
+    "e2e/test_run.py",
+    "e2e/test_chat.py",
+    "e2e/test_mcp.py",
+    "e2e/test_deploy.py",
+    "e2e/test_s3.py",
+    "e2e/test_monitoring.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 @pytest.fixture(scope="session")
 def mini_checkpoint() -> Path:
     """The checkpoint the repository ships."""

@@ -59,12 +59,11 @@ lock: set-up ## renew the locks; run test-all afterwards
 	for each in uv bare gpu torchao; do $(COMPILE) --no-deps $(LOCKS)/$$each.in -o $(LOCKS)/$$each.txt; done
 
 test-latest: set-up ## the fast tests with the newest versions that pyproject.toml allows
-	$(BIN)/uv venv --quiet --clear --python $(PYTHON) build/latest
-	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps $$($(BIN)/pip freeze | grep '^torch==' | sed 's/+.*//') \
-	  --find-links "$${PIP_FIND_LINKS:-.}"
+	$(PYTHON) -m venv --clear build/latest
 	$(BIN)/uv pip compile --quiet --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o build/latest/requirements.txt
 	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -e . -e pipelines/models
+	build/latest/bin/pip install --quiet $(TORCH_INDEX) "$(TORCH)"
 	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy
 
 repository: set-up ## the mini checkpoint's model repository

@@ -76,8 +76,8 @@ class Place:
 
     def server(self) -> ServerSettings:
         """Triton's settings with this place's ports."""
-        numbers = {"http_port": "8000", "grpc_port": "8001", "metrics_port": "8002"}
-        return ServerSettings(**{name: int(self.ports[number]) for name, number in numbers.items()})
+        http, grpc, metrics = (int(self.ports[printed]) for printed in ("8000", "8001", "8002"))
+        return ServerSettings(http_port=http, grpc_port=grpc, metrics_port=metrics)
 
 
 @pytest.fixture

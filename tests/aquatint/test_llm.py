@@ -37,8 +37,10 @@ def test_a_failed_installation_is_begun_again(tmp_path: Path, monkeypatch: pytes
     """The model comes last, so nothing half made counts as installed."""
     monkeypatch.setattr(venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
     monkeypatch.setattr(environment, "python_of", lambda _: Path(sys.executable))
+    monkeypatch.setattr(environment, "_UV", "no-such-distribution-at-all==1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     steps: list[str] = []
     with pytest.raises(EngineUnavailable, match="pip install"):
-        install(tmp_path / "llm", "no-such-distribution-at-all==1", ["--no-index"], steps.append)
-    assert steps == ["virtual environment", "torch"]
+        install(tmp_path / "llm", "torch", [], steps.append)
+    assert steps == ["virtual environment"]
     assert not is_installed(tmp_path / "llm")

@@ -38,7 +38,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), clone], check=True)
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     for source in (clone, clone / "pipelines" / "models"):
-        command = [BIN / "python", "-m", "build", "--installer=uv", "--quiet", f"--outdir={dist}", source]
+        command = [str(BIN / "python"), "-m", "build", "--installer=uv", "--quiet", f"--outdir={dist}", str(source)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return dist
 
@@ -53,6 +53,10 @@ def install(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Install:
     def installed(extra: str, *options: str | Path) -> Path:
         home = tmp_path_factory.mktemp("environment")
         subprocess.run([BIN / "uv", "venv", "--quiet", "--python", sys.executable, home], check=True)
+        if extra:
+            # By pip, whose configuration chooses the build, as in the set-up.
+            pip = [BIN / "python", "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-deps"]
+            subprocess.run([*pip, f"torch=={torch.__version__.partition('+')[0]}"], check=True)
         (wheel,) = wheels.glob(f"aquatint-{__version__}-*.whl")
         command = [BIN / "uv", "pip", "install", "--quiet", "--python", home / "bin" / "python", *options]
         subprocess.run([*command, f"{wheel}{extra}"], check=True)
@@ -116,15 +120,14 @@ def test_everything_runs_from_the_wheel(
 ) -> None:
     """``aquatint run`` in an empty environment: exports, serves the page, and generates the repository's bytes."""
     (mini,) = wheels.glob("aquatint_mini-*.whl")
-    build = ["--find-links", os.environ.get("PIP_FIND_LINKS", "."), f"torch=={torch.__version__.partition('+')[0]}"]
-    bin_ = install("[run]", "--constraints", MAIN, *build, mini)
+    bin_ = install("[run]", "--constraints", MAIN, mini)
     with running(tmp_path / "home", ports, "--no-llm", program=bin_ / "aquatint") as run:
         assert eventually(lambda: run.said("Aquatint is running"), within_s=300.0), run.printed()
         assert "Traceback" not in run.printed()
         assert "✓ model repository" in run.printed()
         assert "<script" in httpx.get(run.page).text
         url = f"127.0.0.1:{ports['AQUATINT_GRPC_PORT']}"
-        fox = [FOX.prompt, "--seed", str(FOX.seed), "--url", url, "--out", tmp_path / "fox.png"]
+        fox = [FOX.prompt, "--seed", str(FOX.seed), "--url", url, "--out", str(tmp_path / "fox.png")]
         assert spoken(bin_ / "aquatint", "generate", *fox)[0] == 0
         assert (tmp_path / "fox.png").read_bytes() == grpc_client.generate(FOX).images[0].png
         body = {"prompt": FOX.prompt, "seed": FOX.seed, "response_format": "b64_json"}

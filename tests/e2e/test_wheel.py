@@ -55,7 +55,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Install:
         subprocess.run([BIN / "uv", "venv", "--quiet", "--python", sys.executable, home], check=True)
         if extra:
             # By pip, whose configuration chooses the build, as in the set-up.
-            pip = [BIN / "python", "-m", "pip", "--python", home / "bin" / "python", "install", "--quiet", "--no-deps"]
+            pip = [str(BIN / "pip"), "--python", str(home / "bin" / "python"), "install", "--quiet", "--no-deps"]
             subprocess.run([*pip, f"torch=={torch.__version__.partition('+')[0]}"], check=True)
         (wheel,) = wheels.glob(f"aquatint-{__version__}-*.whl")
         command = [BIN / "uv", "pip", "install", "--quiet", "--python", home / "bin" / "python", *options]

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Weights and pictures are shared with the checkout; nothing here writes to them.
 _LARGEST_COPY = 1 << 18
-_PATIENCE_S = 120
+_PATIENCE_S = 300
 _GREEN, _RED, _ELSEWHERE = 0, 1, 70
 _SHOWN_LINES = 20
 # Runs pytest, and then makes sure that what was tested is the copy: an editable install has other ideas.

@@ -14,15 +14,16 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Weights and pictures are shared with the checkout; nothing here writes to them.
 _LARGEST_COPY = 1 << 18
-_PATIENCE_S = 120
+_PATIENCE_S = 300
 _GREEN, _RED, _ELSEWHERE = 0, 1, 70
+_SHOWN_LINES = 20
 # Runs pytest, and then makes sure that what was tested is the copy: an editable install has other ideas.
 _PYTEST = f"""
 import pathlib, sys, pytest
@@ -226,7 +227,7 @@ class Copy:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def test(self, tests: Iterable[str]) -> tuple[int, str]:
+    def test(self, tests: Sequence[str]) -> tuple[int, str]:
         """pytest's exit code and what it said."""
         command = [sys.executable, "-c", _PYTEST, str(self.root), "-q", "-x", "-p", "no:cacheprovider", *tests]
         try:
@@ -238,10 +239,10 @@ class Copy:
                 stderr=subprocess.STDOUT,
                 text=True,
                 check=False,
-                timeout=_PATIENCE_S,
+                timeout=_PATIENCE_S * len(tests),
             )
         except subprocess.TimeoutExpired:
-            return -1, f"no end after {_PATIENCE_S} s"
+            return -1, f"no end after {_PATIENCE_S * len(tests)} s"
         return done.returncode, done.stdout
 
 
@@ -261,10 +262,12 @@ def judge(mutant: Mutant, copy: Copy) -> str:
         return f"STALE: {error}"
     code, said = copy.test(mutant.tests)
     (copy.root / mutant.file).write_text(before)
-    if code == _RED:
+    lines = said.strip().splitlines()
+    # The last line counts errors outside of tests apart from failures.
+    if code == _RED and "1 failed" in lines[-1] and " error" not in lines[-1]:
         return "noticed"
-    # Anything else than a failed test proves nothing: a syntax error, a missing test, an import from elsewhere.
-    return "SURVIVED" if code == _GREEN else f"BROKEN (pytest ended with {code}):\n{said}"
+    # Anything else proves nothing: a syntax error, a fixture's error, a missing test, an import from elsewhere.
+    return "SURVIVED" if code == _GREEN else "\n".join([f"BROKEN (pytest ended with {code}):", *lines[-_SHOWN_LINES:]])
 
 
 def main(names: list[str]) -> int:
@@ -273,7 +276,7 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="aquatint-mutants-") as folder:
         copy = Copy(Path(folder))
         started = time.monotonic()
-        code, said = copy.test(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+        code, said = copy.test(list(dict.fromkeys(test for mutant in chosen for test in mutant.tests)))
         if code != _GREEN:
             print(f"the tests are not green without any mutant:\n{said}")
             return 1

@@ -21,7 +21,7 @@ def needs(extra: str, command: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == _OURS:
+        if (error.name or "").startswith(_OURS):
             raise
         print_missing(extra, command, error.name)
         raise SystemExit(1) from None
@@ -79,6 +79,6 @@ def runtime() -> None:
 
 
 def _main(module: str, extra: str, command: str) -> None:
+    # Each sub-command loads what it needs itself, so that this must last until the end.
     with needs(extra, command):
-        main = importlib.import_module(module).main
-    main()
+        importlib.import_module(module).main()

@@ -89,7 +89,9 @@ def run(
     extras.require("run", "aquatint run", "sqlalchemy", "openai")
     from aquatint.run.supervisor import Supervisor  # noqa: PLC0415 - supervisor is not among a client's packages
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Also where a shell had Ctrl-C ignored, as for a command in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with clean_errors(), contextlib.suppress(KeyboardInterrupt):
         settings = read_settings(LlmSettings) if llm else None
         folder = (home or default_home()).absolute()

@@ -15,6 +15,9 @@ NODE = PATH="$(abspath $(BIN)):$$PATH"
 # Two files at a time, each as a whole, for its tests share servers; the longest first.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
+# Each keeps both cores busy by itself, and measures or serves clients while it trains.
+BUSY := tests/e2e/test_dreambooth.py tests/e2e/test_bench.py
+
 .PHONY: run test test-all test-latest check mutants lock set-up page test-repository repository web llm screenshots \
 	deploy-check bench dreambooth dataset train clean
 
@@ -31,7 +34,8 @@ test: ## format, lint, types, unit tests, and real Triton, S3, browser and MCP c
 test-all: ## and training, exports, every engine, vLLM, the wheel, the commands in the documents, mutants
 	@$(SET_UP) all
 	@$(MAKE) --no-print-directory check
-	$(PYTEST) -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow" $(BUSY:%=--ignore=%)
+	$(BIN)/python -m pytest -q -m "slow or not slow" $(BUSY)
 	cd chatbot/web && $(NODE) npm test --silent
 	@$(MAKE) --no-print-directory mutants
 

@@ -14,10 +14,8 @@ CHECKPOINT = ROOT / "pipelines" / "models" / "mini"
 
 # Files that take longest, by what they take; workers get whole files, and one of these must not come last.
 _LONGEST = (
-    "e2e/test_dreambooth.py",
     "export/test_export.py",
     "test_readme.py",
-    "e2e/test_bench.py",
     "e2e/test_page.py",
     "e2e/test_contract.py",
     "e2e/test_wheel.py",

@@ -101,7 +101,8 @@ def execute(name: str, folder: Path, **variables: str) -> list[Any]:
     """Run a notebook to its end; the outputs of its cells."""
     notebook = opened(NOTEBOOKS / f"{name}.ipynb")
     kernel = {**os.environ, "WORK": str(folder), **variables}
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}})
+    # A pipeline trains in one of its cells, beside a server and its clients.
+    client = NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(NOTEBOOKS)}})
     client.execute(env=kernel)
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 

@@ -27,7 +27,7 @@ def home(tmp_path: Path, mini_repository: Path) -> Path:
 
 def test_run(home: Path, ports: dict[str, str]) -> None:
     with running(home, ports, "--no-llm") as run:
-        assert eventually(lambda: run.said("Aquatint is running"), within_s=120.0)
+        assert eventually(lambda: run.said("Aquatint is running"), within_s=240.0)
         assert run.page in run.printed()
         assert "Traceback" not in run.printed()
         # What is there is served, not exported again.
@@ -51,7 +51,7 @@ def test_run(home: Path, ports: dict[str, str]) -> None:
 
 def test_killed_outright_it_takes_its_programs_along(home: Path, ports: dict[str, str]) -> None:
     with running(home, ports, "--no-llm") as run:
-        assert eventually(lambda: run.said("first image"), within_s=120.0)
+        assert eventually(lambda: run.said("first image"), within_s=240.0)
         children = run.children()
     assert children
     assert eventually(lambda: not any(child.is_running() for child in children), within_s=60.0)
@@ -80,9 +80,9 @@ def test_a_program_that_does_not_start_is_quoted(home: Path, ports: dict[str, st
 def test_from_nothing_with_a_language_model(tmp_path: Path, ports: dict[str, str]) -> None:
     home = tmp_path / "home"
     with running(home, ports, "--checkpoint", str(CHECKPOINT)) as run:
-        assert eventually(lambda: run.said("Aquatint is running"), within_s=240.0)
+        assert eventually(lambda: run.said("Aquatint is running"), within_s=480.0)
         assert "✓ model repository" in run.printed()
-        assert eventually(lambda: run.said("✓ language model"), within_s=300.0)
+        assert eventually(lambda: run.said("✓ language model"), within_s=480.0)
         assert httpx.get(f"{run.page}/health/ready").json() == {"database": "ok", "drawing": "ok", "llm": "ok"}
         run.process.send_signal(signal.SIGTERM)
         assert run.process.wait(timeout=90) == 0

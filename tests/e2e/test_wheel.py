@@ -122,7 +122,7 @@ def test_everything_runs_from_the_wheel(
     (mini,) = wheels.glob("aquatint_mini-*.whl")
     bin_ = install("[run]", "--constraints", MAIN, mini)
     with running(tmp_path / "home", ports, "--no-llm", program=bin_ / "aquatint") as run:
-        assert eventually(lambda: run.said("Aquatint is running"), within_s=300.0), run.printed()
+        assert eventually(lambda: run.said("Aquatint is running"), within_s=480.0), run.printed()
         assert "Traceback" not in run.printed()
         assert "✓ model repository" in run.printed()
         assert "<script" in httpx.get(run.page).text

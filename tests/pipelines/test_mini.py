@@ -103,7 +103,7 @@ def test_training_stops_resumes_and_anneals(tmp_path: Path) -> None:
     def run(minutes: float) -> training.Stage:
         torch.manual_seed(0)
         stage = training.Stage(
-            torch.nn.Linear(4, 1), stage_recipe.model_copy(update={"minutes": minutes}), tmp_path, "no"
+            torch.nn.Linear(4, 1), stage_recipe.model_copy(update={"minutes": minutes}), tmp_path, mixed_precision="no"
         )
         for _ in stage.steps("test"):
             stage.update(stage.model(torch.ones(2, 4)).square().mean())

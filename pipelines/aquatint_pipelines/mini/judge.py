@@ -103,7 +103,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> Judge:
     subjects = dataset.select(recipe.subjects)
     combinations = subjects.combinations(held_out=False)
     judge = Judge(subjects.subjects)
-    stage = Stage(judge, recipe.judge, folder / "judge_training", "no")
+    stage = Stage(judge, recipe.judge, folder / "judge_training", mixed_precision="no")
     rgba = {style: torch.from_numpy(subjects.pictures[style]).to(stage.device) for style in STYLES}
     colours = torch.tensor(list(BACKGROUNDS.values()), device=stage.device)
     labels = _labels(combinations, subjects.subjects).to(stage.device)

@@ -110,7 +110,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
     clip_tokenizer, t5_tokenizer = models.load_tokenizers(folder / "tokenizers")
     encoders = models.build_text_encoders(recipe.model, clip_tokenizer, t5_tokenizer)
     denoiser = Denoiser(models.build_transformer(recipe.model, recipe.image_size), *encoders)
-    stage = Stage(denoiser, recipe.transformer, folder / "transformer_training", recipe.mixed_precision)
+    stage = Stage(denoiser, recipe.transformer, folder / "transformer_training", mixed_precision=recipe.mixed_precision)
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae").to(stage.device)
     data = _Captioned(
         subjects.combinations(held_out=False),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,24 +38,146 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
     """Train (or go on training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
     torch.manual_seed(recipe.seed)
     vae = models.build_vae(recipe.model)
-    stage = Stage(_Reconstruction(vae), recipe.vae, folder / "vae_training", recipe.mixed_precision)
+    snapshot = recipe.snapshots / "vae.safetensors" if recipe.snapshots else None
+    stage = Stage(
+        _Reconstruction(vae),
+        recipe.vae,
+        folder / "vae_training",
+        mixed_precision=recipe.mixed_precision,
+        snapshot=snapshot,
+    )
+    # Resumed runs must not see the first run's pictures again.
+    torch.manual_seed(recipe.seed + stage.progress.step)
     forward = torch.compile(stage.model) if recipe.vae.compile else stage.model
-    rgba = torch.from_numpy(np.concatenate([dataset.pictures[style] for style in STYLES])).to(stage.device)
-    colours = torch.tensor(list(BACKGROUNDS.values()), device=stage.device)
+    art = Art.split(dataset, recipe, stage.device)
+    examination = _Examination(art, recipe, stage)
     for _ in stage.steps("vae"):
-        pictures = random_pictures(rgba, colours, recipe.vae.batch_size, recipe.image_size)
+        pictures = training_pictures(art, recipe)
         reconstructed, kl = forward(pictures)
         loss = reconstruction_loss(reconstructed, pictures, recipe.vae.gradient_weight, _sharpness(stage.done))
-        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(recipe))
-    trained = stage.finish().vae
-    _measure_latents(trained, rgba, colours, recipe)
+        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(pictures))
+        examination.when_due()
+    figures = examination.hold()
+    notes = {name: f"{value:.2f}" for name, value in figures.items()}
+    stage.save_snapshot(folder / "snapshots" / "vae.safetensors", recipe=recipe.name, **notes)
+    trained: AutoencoderKL = stage.finish().vae
+    _measure_latents(trained, art, recipe)
     trained.save_pretrained(folder / "vae")
-    print(f"VAE reconstruction: {psnr(trained, rgba, colours, recipe):.2f} dB")
+    print("VAE reconstruction: " + ", ".join(f"{name} {value:.2f} dB" for name, value in figures.items()))
     return trained
 
 
-def _latent_size(recipe: Recipe) -> int:
-    return models.LATENT_CHANNELS * (recipe.image_size // models.VAE_SCALE_FACTOR) ** 2
+@dataclass(frozen=True)
+class Art:
+    """Pictures to train on and pictures kept for measuring, UINT8 ``(n, 128, 128, 4)``, and the named colours."""
+
+    training: Tensor
+    held_out: Tensor
+    colours: Tensor
+
+    @classmethod
+    def split(cls, dataset: EmojiDataset, recipe: Recipe, device: torch.device) -> Art:
+        """Keep one in ``held_out_one_in`` of the subjects the recipe does not draw, in both styles, by their hash."""
+        drawn = set(dataset.select(recipe.subjects).subjects) if recipe.vae.held_out_one_in else set()
+        kept = [
+            subject not in drawn and _is_held_out(subject, recipe.vae.held_out_one_in) for subject in dataset.subjects
+        ]
+        rgba = torch.from_numpy(np.concatenate([dataset.pictures[style] for style in STYLES])).to(device)
+        mask = torch.tensor(kept * len(STYLES), device=device)
+        return cls(rgba[~mask], rgba[mask], torch.tensor(list(BACKGROUNDS.values()), device=device))
+
+
+def _is_held_out(subject: str, one_in: int) -> bool:
+    return one_in > 0 and int(hashlib.sha256(f"art|{subject}".encode()).hexdigest(), 16) % one_in == 0
+
+
+class _Examination:
+    """Measures the EMA weights every few minutes of the budget, into the stage's log and a contact sheet."""
+
+    def __init__(self, art: Art, recipe: Recipe, stage: Stage) -> None:
+        self._art, self._recipe, self._stage = art, recipe, stage
+        self._next = self._share + stage.done
+
+    @property
+    def _share(self) -> float:
+        return self._recipe.vae.evaluate_every_minutes / self._recipe.vae.minutes
+
+    def when_due(self) -> None:
+        """``hold`` when the time has come."""
+        if self._recipe.vae.held_out_one_in and self._stage.done >= self._next:
+            self.hold()
+            self._next = self._stage.done + self._share
+
+    def hold(self) -> dict[str, float]:
+        """PSNR in dB of training art, and of held-out art where there is any."""
+        size = self._recipe.image_size
+        pictures = {"training": _examples(self._art.training, self._art.colours, size)}
+        if len(self._art.held_out):
+            pictures["held_out"] = _examples(self._art.held_out, self._art.colours, size)
+        with self._stage.averaged() as model, torch.no_grad():
+            decoded = {name: reconstruct(model.vae, originals) for name, originals in pictures.items()}
+        figures = {f"{name}_psnr": psnr(decoded[name], pictures[name]) for name in pictures}
+        self._stage.log(**figures)
+        last = list(pictures)[-1]
+        _sheet(pictures[last], decoded[last]).save(self._stage.folder / "reconstructions.png")
+        return figures
+
+
+def _examples(rgba: Tensor, colours: Tensor, size: int) -> Tensor:
+    """At most 192 pictures, evenly chosen and always the same, each on the next named colour."""
+    chosen = rgba[:: -(-len(rgba) // 192)]
+    return compose(chosen, colours[torch.arange(len(chosen), device=rgba.device) % len(colours)], size)
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] through the autoencoder, without the posterior's noise."""
+    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(16)]
+    return torch.cat(parts).clamp(-1.0, 1.0)
+
+
+def psnr(decoded: Tensor, pictures: Tensor) -> float:
+    """Mean over pictures of the PSNR in dB."""
+    errors = ((decoded - pictures) / 2.0).square().mean(dim=(1, 2, 3))
+    return float((-10.0 * torch.log10(errors)).mean())
+
+
+def _sheet(pictures: Tensor, decoded: Tensor, columns: int = 6, rows: int = 8) -> Image.Image:
+    """Original and reconstruction side by side."""
+    step = max(1, len(pictures) // (columns * rows))
+    pairs = torch.cat([pictures, decoded], dim=-1)[::step][: columns * rows]
+    pixels = ((pairs + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    lines = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    whole = [line for line in lines if line.shape == lines[0].shape]
+    return Image.fromarray(np.concatenate(whole, axis=0))
+
+
+def _latent_size(pictures: Tensor) -> int:
+    return models.LATENT_CHANNELS * (pictures.shape[-1] // models.VAE_SCALE_FACTOR) ** 2
+
+
+def training_pictures(art: Art, recipe: Recipe) -> Tensor:
+    """One step's pictures: random art, now and then as a mosaic or in other colours, cropped as the recipe says."""
+    stage = recipe.vae
+    if torch.rand(()) < stage.mosaic:
+        pictures = _mosaic(art, stage.batch_size, recipe.image_size)
+    else:
+        pictures = random_pictures(art.training, art.colours, stage.batch_size, recipe.image_size)
+    if torch.rand(()) < stage.recolour:
+        pictures = pictures[:, torch.randperm(3, device=pictures.device)]
+    return _crop(pictures, stage.crop) if stage.crop else pictures
+
+
+def _mosaic(art: Art, count: int, size: int) -> Tensor:
+    """Four half-size pictures in one: small things have finer edges."""
+    quarters = random_pictures(art.training, art.colours, 4 * count, size // 2).chunk(4)
+    return torch.cat([torch.cat(quarters[:2], dim=-1), torch.cat(quarters[2:], dim=-1)], dim=-2)
+
+
+def _crop(pictures: Tensor, side: int) -> Tensor:
+    """The same random square piece of every picture."""
+    top, left = torch.randint(0, pictures.shape[-1] - side + 1, (2,)).tolist()
+    return pictures[:, :, top : top + side, left : left + side]
 
 
 def random_pictures(rgba: Tensor, colours: Tensor, count: int, size: int) -> Tensor:
@@ -97,19 +222,8 @@ def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight
 
 
 @torch.no_grad()
-def _measure_latents(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> None:
+def _measure_latents(vae: AutoencoderKL, art: Art, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
-    pictures = random_pictures(rgba, colours, 512, recipe.image_size)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(64)])
+    pictures = random_pictures(art.training, art.colours, 512, recipe.image_size)
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(16)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))
-
-
-@torch.no_grad()
-def psnr(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> float:
-    """Mean PSNR in dB of 512 random pictures through the autoencoder."""
-    torch.manual_seed(1)
-    values = []
-    for part in random_pictures(rgba, colours, 512, recipe.image_size).split(64):
-        decoded = vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1)
-        values.append(-10.0 * torch.log10(((decoded - part) / 2.0).pow(2).mean(dim=(1, 2, 3))))
-    return float(torch.cat(values).mean())

@@ -22,6 +22,17 @@ class SubjectsRecipe(_Strict):
     exclude: list[str] = []
 
 
+class ScenesRecipe(_Strict):
+    """What the pipeline learns beyond plain drawings; nothing by default."""
+
+    arrangements: list[Literal["small", "large", "two"]] = []
+    # Subjects of which there are no two, and those that one hue fills.
+    uncounted: list[str] = []
+    recoloured: list[str] = []
+    # Share of the training pictures that are such scenes.
+    share: float = 0.5
+
+
 class ModelRecipe(_Strict):
     """Sizes of the components, in diffusers' own words."""
 
@@ -93,6 +104,7 @@ class Recipe(_Strict):
     # Folder of weights to go on from where a run has no state of its own.
     snapshots: Path | None = None
     subjects: SubjectsRecipe
+    scenes: ScenesRecipe = ScenesRecipe()
     model: ModelRecipe
     vae: VaeStageRecipe
     transformer: TransformerStageRecipe

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -203,6 +204,11 @@ def compose(rgba: Tensor, background: Tensor, size: int) -> Tensor:
     alpha = pixels[:, 3:]
     picture = pixels[:, :3] * alpha + background[:, :, None, None].float() / 255.0 * (1.0 - alpha)
     return F.avg_pool2d(picture, rgba.shape[1] // size) * 2.0 - 1.0
+
+
+def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """UINT8 ``(n, h, w, 3)`` -> float ``(n, 3, h, w)`` in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def _sharpness(done: float) -> float:

@@ -1,0 +1,102 @@
+"""The optimizer, snapshots and the autoencoder's pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from aquatint_pipelines.mini import captions, optimizers, recipe, training, vae
+from aquatint_pipelines.mini import dataset as datasets
+from torch import Tensor
+
+STAGE = recipe.StageRecipe(
+    minutes=0.01,
+    batch_size=1,
+    learning_rate=0.01,
+    warmup_steps=1,
+    ema_decay=0.5,
+    compile=False,
+    clock="core",
+    muon_learning_rate=0.05,
+)
+
+
+def loss_of(model: torch.nn.Module) -> Tensor:
+    output: Tensor = model(torch.eye(4))
+    return (output - torch.flip(torch.eye(4), (0,))).square().mean()
+
+
+def run(folder: Path, snapshot: Path | None = None) -> training.Stage:
+    torch.manual_seed(0)
+    stage = training.Stage(torch.nn.Linear(4, 4), STAGE, folder, mixed_precision="no", snapshot=snapshot)
+    for _ in stage.steps("test"):
+        stage.update(loss_of(stage.model))
+    return stage
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (3, 8), (5, 5)])
+def test_orthogonalised(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(optimizers.orthogonalise(torch.randn(shape)))
+    assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_muon_trains_inner_weights_and_adamw_the_rest() -> None:
+    model = torch.nn.Sequential()
+    model.add_module("embed", torch.nn.Linear(4, 4))
+    model.add_module("inner", torch.nn.Linear(4, 4))
+    optimizer = optimizers.build(model, STAGE)
+    shapes = {group["muon"]: [tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups}
+    assert shapes == {True: [(4, 4)], False: [(4, 4), (4,), (4,)]}
+    before = float(loss_of(model).detach())
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+    assert float(loss_of(model).detach()) < 0.2 * before
+
+
+def test_training_goes_on_from_a_snapshot(tmp_path: Path) -> None:
+    first = run(tmp_path / "first")
+    assert first.progress.core_seconds >= 0.6
+    first.log(held_out_psnr=1.0)
+    assert json.loads((tmp_path / "first" / "log.jsonl").read_text())["held_out_psnr"] == 1.0
+    first.save_snapshot(tmp_path / "snapshot.safetensors", recipe="test")
+    second = training.Stage(
+        torch.nn.Linear(4, 4),
+        STAGE,
+        tmp_path / "second",
+        mixed_precision="no",
+        snapshot=tmp_path / "snapshot.safetensors",
+    )
+    assert second.progress.step == first.progress.step
+    assert second.progress.warm_steps == 0
+    assert second.done == 1.0
+    trained = first.finish().state_dict()
+    for name, weight in second.model.state_dict().items():
+        assert torch.allclose(weight, trained[name], atol=1e-3)
+
+
+def test_precision_says_why() -> None:
+    assert training.precision("no") == ("no", "the recipe says so")
+    assert training.precision("auto")[0] in {"bf16", "no"}
+
+
+def test_held_out_art_is_neither_drawn_nor_trained_on() -> None:
+    names = [f"thing {i}" for i in range(40)]
+    pixels = np.zeros((40, 128, 128, 4), np.uint8)
+    pixels[..., 0] = np.arange(40)[:, None, None]
+    dataset = datasets.EmojiDataset(names, ["A"] * 40, {n: [] for n in names}, dict.fromkeys(captions.STYLES, pixels))
+    packaged = recipe.load("cpu128")
+    subjects = recipe.SubjectsRecipe(groups=[], extra=names[:20])
+    chosen = packaged.model_copy(
+        update={"subjects": subjects, "vae": packaged.vae.model_copy(update={"held_out_one_in": 2})}
+    )
+    art = vae.Art.split(dataset, chosen, torch.device("cpu"))
+    held_out, trained = (set(pictures[:, 0, 0, 0].tolist()) for pictures in (art.held_out, art.training))
+    assert held_out
+    assert min(held_out) >= 20
+    assert not held_out & trained
+    assert len(art.held_out) + len(art.training) == 80
+    assert vae.training_pictures(art, chosen).shape == (8, 3, 64, 64)

@@ -62,7 +62,7 @@ def test_training_goes_on_from_a_snapshot(tmp_path: Path) -> None:
     assert first.progress.core_seconds >= 0.6
     first.log(held_out_psnr=1.0)
     assert json.loads((tmp_path / "first" / "log.jsonl").read_text())["held_out_psnr"] == 1.0
-    first.save_snapshot(tmp_path / "snapshot.safetensors", recipe="test")
+    first.save_snapshot(tmp_path / "snapshot.safetensors")
     second = training.Stage(
         torch.nn.Linear(4, 4),
         STAGE,

@@ -11,7 +11,7 @@ from aquatint_pipelines.mini import dataset as datasets
 from aquatint_pipelines.mini import judge as judges
 from aquatint_pipelines.mini import recipe as recipes
 from aquatint_pipelines.mini import ship as shipping
-from aquatint_pipelines.mini import transformer, vae
+from aquatint_pipelines.mini import snapshots, transformer, vae
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -69,6 +69,14 @@ def unpack(
 ) -> None:
     """Make a run folder of the pieces that ``pack`` wrote."""
     shipping.unpack(packed, _folder(run, recipes.load(recipe).name))
+
+
+@app.command()
+def snapshot(recipe: RecipeName = "cpu128", run: Run = None) -> None:
+    """Copy the run's FP16 weights to where the recipe goes on from, with a card."""
+    chosen = recipes.load(recipe)
+    for path in snapshots.publish(chosen, _folder(run, chosen.name)):
+        print(path)
 
 
 @app.command()

@@ -75,6 +75,8 @@ class VaeStageRecipe(StageRecipe):
     gradient_weight: float
     # Side of the random piece each step sees; 0 for the whole picture. Needed are many steps, not many pixels.
     crop: int = 0
+    # From this share of the budget on, half as many whole pictures: normalisation must know their plain backgrounds.
+    whole_from: float = 1.0
     # Share of steps on four half-size pictures in one, and on colours swapped among red, green and blue.
     mosaic: float = 0.0
     recolour: float = 0.0
@@ -109,6 +111,10 @@ class Recipe(_Strict):
     vae: VaeStageRecipe
     transformer: TransformerStageRecipe
     judge: StageRecipe
+
+    def snapshot(self, stage: str) -> Path | None:
+        """Where the recipe keeps a stage's snapshot, if it keeps any."""
+        return self.snapshots / f"{stage}.safetensors" if self.snapshots else None
 
 
 def load(name_or_path: str) -> Recipe:

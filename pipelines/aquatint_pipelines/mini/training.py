@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from aquatint_pipelines.folders import replace_folder, settle_folder
 from aquatint_pipelines.mini import optimizers
 from aquatint_pipelines.mini.recipe import StageRecipe
 
+SNAPSHOT = "snapshot.safetensors"
 _SAVE_EVERY_SECONDS = 240.0
 # A step that seems to take longer than this was suspended, and the pause is not charged to the budget.
 _LONGEST_STEP_SECONDS = 10.0
@@ -131,6 +133,8 @@ class Stage:
         self.save()
 
     loss = 0.0
+    # What was measured last; a snapshot carries it along.
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def update(self, loss: torch.Tensor) -> None:
         """Back-propagate, clip, step the optimizer at this moment's learning rate, and update the EMA."""
@@ -147,10 +151,11 @@ class Stage:
             self.loss = float(loss.detach())
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one, then put it in its place."""
+        """Write checkpoint and snapshot beside the old ones, then put them in their place."""
         partial, final = self.folder / "state.partial", self.folder / "state"
         self.accelerator.save_state(str(partial))
         replace_folder(partial, final)
+        self.save_snapshot(self.folder / SNAPSHOT)
 
     @contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
@@ -168,18 +173,20 @@ class Stage:
         """Append one line to ``log.jsonl``: where the training stands, and ``values``."""
         progress = self.progress
         minutes = {"core_minutes": progress.core_seconds / 60.0, "minutes": progress.seconds / 60.0}
+        self.figures = values
         line = {"step": progress.step, **minutes, "loss": self.loss, **values}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({name: round(value, 5) for name, value in line.items()}) + "\n")
 
-    def save_snapshot(self, path: Path, **notes: str) -> None:
-        """Write the EMA weights in FP16, with what they cost and ``notes`` in the file's header."""
+    def save_snapshot(self, path: Path) -> None:
+        """Write the EMA weights in FP16, with what they cost and the last figures in the file's header."""
         with self.averaged() as model:
             weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
         partial = path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
-        header = {name: str(value) for name, value in self.progress.state_dict().items()}
-        save_file(weights, partial, metadata={**header, **notes})
+        figures = {name: round(value, 2) for name, value in self.figures.items()}
+        header = {name: str(value) for name, value in {**self.progress.state_dict(), **figures}.items()}
+        save_file(weights, partial, metadata=header)
         partial.replace(path)
 
     def finish(self) -> torch.nn.Module:

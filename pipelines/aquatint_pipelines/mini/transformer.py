@@ -131,7 +131,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         recipe.transformer,
         folder / "transformer_training",
         mixed_precision=recipe.mixed_precision,
-        snapshot=recipe.snapshots / "transformer.safetensors" if recipe.snapshots else None,
+        snapshot=recipe.snapshot("transformer"),
     )
     torch.manual_seed(recipe.seed + stage.progress.step)
     autoencoder = AutoencoderKL.from_pretrained(folder / "vae").to(stage.device)
@@ -154,7 +154,6 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
         velocity = forward(noisy, sigmas * _NUM_TRAIN_TIMESTEPS, clip_ids, t5_ids)
         stage.update(F.mse_loss(velocity.float(), noise - latents))
-    stage.save_snapshot(folder / "snapshots" / "transformer.safetensors", recipe=recipe.name)
     trained = stage.finish()
     pipeline = models.assemble(
         folder / "tokenizers",

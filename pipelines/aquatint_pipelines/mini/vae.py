@@ -39,13 +39,12 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
     """Train (or go on training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
     torch.manual_seed(recipe.seed)
     vae = models.build_vae(recipe.model)
-    snapshot = recipe.snapshots / "vae.safetensors" if recipe.snapshots else None
     stage = Stage(
         _Reconstruction(vae),
         recipe.vae,
         folder / "vae_training",
         mixed_precision=recipe.mixed_precision,
-        snapshot=snapshot,
+        snapshot=recipe.snapshot("vae"),
     )
     # Resumed runs must not see the first run's pictures again.
     torch.manual_seed(recipe.seed + stage.progress.step)
@@ -53,14 +52,13 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
     art = Art.split(dataset, recipe, stage.device)
     examination = _Examination(art, recipe, stage)
     for _ in stage.steps("vae"):
-        pictures = training_pictures(art, recipe)
+        pictures = training_pictures(art, recipe, whole=stage.done >= recipe.vae.whole_from)
         reconstructed, kl = forward(pictures)
         loss = reconstruction_loss(reconstructed, pictures, recipe.vae.gradient_weight, _sharpness(stage.done))
         stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(pictures))
         examination.when_due()
     figures = examination.hold()
-    notes = {name: f"{value:.2f}" for name, value in figures.items()}
-    stage.save_snapshot(folder / "snapshots" / "vae.safetensors", recipe=recipe.name, **notes)
+    stage.save()
     trained: AutoencoderKL = stage.finish().vae
     _measure_latents(trained, art, recipe)
     trained.save_pretrained(folder / "vae")
@@ -157,16 +155,20 @@ def _latent_size(pictures: Tensor) -> int:
     return models.LATENT_CHANNELS * (pictures.shape[-1] // models.VAE_SCALE_FACTOR) ** 2
 
 
-def training_pictures(art: Art, recipe: Recipe) -> Tensor:
-    """One step's pictures: random art, now and then as a mosaic or in other colours, cropped as the recipe says."""
+def training_pictures(art: Art, recipe: Recipe, whole: bool = False) -> Tensor:
+    """One step's pictures: random art, now and then as a mosaic or in other colours, cropped as the recipe says.
+
+    ``whole`` asks for half as many, not cropped.
+    """
     stage = recipe.vae
+    count = stage.batch_size // 2 if whole else stage.batch_size
     if torch.rand(()) < stage.mosaic:
-        pictures = _mosaic(art, stage.batch_size, recipe.image_size)
+        pictures = _mosaic(art, count, recipe.image_size)
     else:
-        pictures = random_pictures(art.training, art.colours, stage.batch_size, recipe.image_size)
+        pictures = random_pictures(art.training, art.colours, count, recipe.image_size)
     if torch.rand(()) < stage.recolour:
         pictures = pictures[:, torch.randperm(3, device=pictures.device)]
-    return _crop(pictures, stage.crop) if stage.crop else pictures
+    return _crop(pictures, stage.crop) if stage.crop and not whole else pictures
 
 
 def _mosaic(art: Art, count: int, size: int) -> Tensor:

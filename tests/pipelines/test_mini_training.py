@@ -1,12 +1,13 @@
 """The optimizer, snapshots and the autoencoder's pictures."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from aquatint_pipelines.mini import captions, optimizers, recipe, training, vae
+from aquatint_pipelines.mini import captions, optimizers, recipe, snapshots, training, vae
 from aquatint_pipelines.mini import dataset as datasets
 from torch import Tensor
 
@@ -100,3 +101,43 @@ def test_held_out_art_is_neither_drawn_nor_trained_on() -> None:
     assert not held_out & trained
     assert len(art.held_out) + len(art.training) == 80
     assert vae.training_pictures(art, chosen).shape == (8, 3, 64, 64)
+
+
+def test_a_terminated_training_saves_and_goes_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stage = training.Stage(torch.nn.Linear(4, 4), STAGE, tmp_path, mixed_precision="no")
+    steps = stage.steps("test")
+    next(steps)
+    stage.update(loss_of(stage.model))
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        next(steps)
+    again = training.Stage(torch.nn.Linear(4, 4), STAGE, tmp_path, mixed_precision="no")
+    assert again.progress.step == 1
+    assert torch.equal(again.model.weight, stage.model.weight)
+
+
+def test_examinations_come_by_the_budget(tmp_path: Path) -> None:
+    stage = training.Stage(
+        torch.nn.Linear(4, 4),
+        STAGE.model_copy(update={"evaluate_every_minutes": 0.004}),
+        tmp_path,
+        mixed_precision="no",
+    )
+    assert not stage.examination_due()
+    stage.progress.core_seconds = 0.3
+    assert stage.examination_due()
+    assert not stage.examination_due()
+
+
+def test_snapshots_are_published_with_their_cost(tmp_path: Path) -> None:
+    stage = training.Stage(torch.nn.Linear(4, 4), STAGE, tmp_path / "run" / "vae_training", mixed_precision="no")
+    stage.progress.step, stage.progress.core_seconds = 7, 90.0
+    stage.log(held_out_psnr=27.123)
+    stage.save()
+    chosen = recipe.load("cpu128").model_copy(update={"snapshots": tmp_path / "published"})
+    assert [path.name for path in snapshots.publish(chosen, tmp_path / "run")] == ["vae.safetensors"]
+    card = (tmp_path / "published" / "README.md").read_text()
+    assert "| vae | 7 | 1.5 | held out psnr 27.12 |" in card
+    with pytest.raises(ValueError, match="no folder"):
+        snapshots.publish(recipe.load("cpu"), tmp_path / "run")

@@ -66,6 +66,8 @@ class StageRecipe(_Strict):
     clock: Literal["wall", "core"] = "wall"
     # Without one, AdamW trains everything.
     muon_learning_rate: float | None = None
+    # How often the EMA weights are measured and looked at; 0 for never.
+    evaluate_every_minutes: float = 0.0
 
 
 class VaeStageRecipe(StageRecipe):
@@ -82,7 +84,6 @@ class VaeStageRecipe(StageRecipe):
     recolour: float = 0.0
     # One in so many subjects that the recipe does not draw is kept from training, to measure on; 0 keeps none.
     held_out_one_in: int = 0
-    evaluate_every_minutes: float = 5.0
 
 
 class TransformerStageRecipe(StageRecipe):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -96,6 +99,8 @@ class Stage:
         self.folder = folder
         chosen, why = precision(mixed_precision)
         print(f"precision {chosen}: {why}")
+        # Stages of one process may differ in precision, which accelerate holds globally.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=chosen)
         self.device = self.accelerator.device
         self.progress = Progress()
@@ -110,6 +115,7 @@ class Stage:
         self.accelerator.register_for_checkpointing(self.progress, self.ema)
         if resumes:
             self.accelerator.load_state(str(folder / "state"))
+        self._examined = self.done
 
     @property
     def done(self) -> float:
@@ -118,10 +124,14 @@ class Stage:
         return min(1.0, used / (60.0 * self.recipe.minutes))
 
     def steps(self, label: str) -> Iterator[int]:
-        """Yield step numbers until the budget is used; the caller calls ``update`` once in each."""
+        """Yield step numbers until the budget is used; the caller calls ``update`` once in each.
+
+        Raises ``SystemExit`` after a SIGTERM, when the checkpoint is written.
+        """
         last_saved = time.monotonic()
-        with tqdm(total=round(self.recipe.minutes, 2), desc=label, unit="min", mininterval=5.0) as bar:
-            while self.done < 1.0:
+        bars = tqdm(total=round(self.recipe.minutes, 2), desc=label, unit="min", mininterval=5.0)
+        with bars as bar, _terminations() as terminations:
+            while self.done < 1.0 and not terminations:
                 started = self.progress.now()
                 yield self.progress.step
                 self.progress.count(started)
@@ -131,6 +141,8 @@ class Stage:
                     self.save()
                     last_saved = time.monotonic()
         self.save()
+        if terminations:
+            raise SystemExit(128 + terminations[0])
 
     loss = 0.0
     # What was measured last; a snapshot carries it along.
@@ -157,6 +169,14 @@ class Stage:
         replace_folder(partial, final)
         self.save_snapshot(self.folder / SNAPSHOT)
 
+    def examination_due(self) -> bool:
+        """Whether ``evaluate_every_minutes`` of the budget went by since it last was; never where that is 0."""
+        every = self.recipe.evaluate_every_minutes / self.recipe.minutes
+        if not every or self.done < self._examined + every:
+            return False
+        self._examined = self.done
+        return True
+
     @contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
         """The unwrapped model with the EMA weights in it, for as long as the context lasts."""
@@ -175,6 +195,7 @@ class Stage:
         minutes = {"core_minutes": progress.core_seconds / 60.0, "minutes": progress.seconds / 60.0}
         self.figures = values
         line = {"step": progress.step, **minutes, "loss": self.loss, **values}
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({name: round(value, 5) for name, value in line.items()}) + "\n")
 
@@ -194,6 +215,20 @@ class Stage:
         self.ema.copy_to(self.model.parameters())
         model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
         return model.eval()
+
+
+@contextmanager
+def _terminations() -> Iterator[list[int]]:
+    """SIGTERMs received in the context, which do not end the process; only the main thread may ask for them."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_snapshot(model: torch.nn.Module, progress: Progress, path: Path) -> None:

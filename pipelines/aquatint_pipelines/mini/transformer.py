@@ -20,6 +20,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from aquatint_pipelines import drawing
 from aquatint_pipelines.mini import captions, scenes, vae
 from aquatint_pipelines.mini import model as models
 from aquatint_pipelines.mini.dataset import EmojiDataset
@@ -29,6 +30,20 @@ from aquatint_pipelines.mini.training import Stage
 # What StableDiffusion3Pipeline pads T5 to unless it is told otherwise.
 _PIPELINE_T5_TOKENS = 256
 _NUM_TRAIN_TIMESTEPS = 1000
+# What a run is watched by.
+_EXAMINED = 64
+_SAMPLE_STEPS = 16
+_SAMPLE_GUIDANCE = 4.5
+_SAMPLE_PROMPTS = (
+    "a flat emoji of a fox on a blue background",
+    "a noto emoji of a strawberry on a yellow background",
+    "a flat emoji of a rocket on a black background",
+    "a noto emoji of a panda on a green background",
+    "a red car",
+    "a noto emoji of a blue umbrella on a pink background",
+    "a flat emoji of two penguins on an orange background",
+    "a small cat on a purple background",
+)
 
 
 class Denoiser(torch.nn.Module):
@@ -145,6 +160,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         random.Random(recipe.seed + stage.progress.step),
     )
     forward = torch.compile(stage.model) if recipe.transformer.compile else stage.model
+    held_out = _HeldOut.of(subjects, autoencoder, recipe, (clip_tokenizer, t5_tokenizer))
     for step in stage.steps("transformer"):
         long = step % recipe.transformer.long_text_every == recipe.transformer.long_text_every - 1
         t5_tokens = _PIPELINE_T5_TOKENS if long else recipe.model.text_tokens
@@ -154,16 +170,73 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         noisy = torch.lerp(latents, noise, sigmas[:, None, None, None])
         velocity = forward(noisy, sigmas * _NUM_TRAIN_TIMESTEPS, clip_ids, t5_ids)
         stage.update(F.mse_loss(velocity.float(), noise - latents))
-    trained = stage.finish()
-    pipeline = models.assemble(
+        if stage.examination_due():
+            _examine(stage, held_out, autoencoder, recipe, folder=folder)
+    pipeline = _assemble(stage.finish(), autoencoder, recipe, folder)
+    pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
+
+
+def _assemble(
+    trained: torch.nn.Module, autoencoder: AutoencoderKL, recipe: Recipe, folder: Path
+) -> StableDiffusion3Pipeline:
+    return models.assemble(
         folder / "tokenizers",
         autoencoder,
         trained.transformer,
         (trained.text_encoder, trained.text_encoder_2, trained.text_encoder_3),
         recipe.model.scheduler_shift,
     )
-    pipeline.save_pretrained(folder / "pipeline")
-    return pipeline
+
+
+@dataclass
+class _HeldOut:
+    """A fixed batch of combinations never trained on, with fixed noise: its loss can be compared over a run."""
+
+    latents: Tensor
+    noise: Tensor
+    sigmas: Tensor
+    clip_ids: Tensor
+    t5_ids: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        dataset: EmojiDataset,
+        autoencoder: AutoencoderKL,
+        recipe: Recipe,
+        tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+    ) -> _HeldOut:
+        """Every second of the first held-out combinations, each with the next noise level."""
+        combinations = scenes.combinations(dataset, recipe.scenes, held_out=True)[: 2 * _EXAMINED : 2]
+        texts = [captions.default_caption(c, dataset.aliases[c.subject]) for c in combinations]
+        latents = encode_pictures(autoencoder, dataset, combinations, size=recipe.image_size)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        return cls(
+            latents,
+            torch.randn(latents.shape, generator=generator).to(latents.device),
+            (torch.arange(len(latents), device=latents.device) + 0.5) / len(latents),
+            tokenize(tokenizers[0], texts, tokenizers[0].model_max_length).to(latents.device),
+            tokenize(tokenizers[1], texts, recipe.model.text_tokens).to(latents.device),
+        )
+
+    @torch.no_grad()
+    def loss(self, denoiser: torch.nn.Module) -> float:
+        """Mean squared error of the velocity."""
+        noisy = torch.lerp(self.latents, self.noise, self.sigmas[:, None, None, None])
+        velocity = denoiser(noisy, self.sigmas * _NUM_TRAIN_TIMESTEPS, self.clip_ids, self.t5_ids)
+        return float(F.mse_loss(velocity.float(), self.noise - self.latents))
+
+
+def _examine(stage: Stage, held_out: _HeldOut, autoencoder: AutoencoderKL, recipe: Recipe, *, folder: Path) -> None:
+    """The held-out loss of the EMA weights into the log, and samples to look at."""
+    with stage.averaged() as denoiser:
+        stage.log(held_out_loss=held_out.loss(denoiser))
+        pipeline = _assemble(denoiser, autoencoder, recipe, folder)
+        pipeline.set_progress_bar_config(disable=True)
+        seeds = list(range(len(_SAMPLE_PROMPTS)))
+        pictures = drawing.draw(pipeline, list(_SAMPLE_PROMPTS), seeds, _SAMPLE_STEPS, _SAMPLE_GUIDANCE)
+    drawing.sheet(pictures).save(stage.folder / "samples.png")
 
 
 def _sample_sigmas(count: int, recipe: Recipe) -> Tensor:
@@ -191,7 +264,9 @@ def _cached_latents(
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file({"latents": encode_pictures(autoencoder, dataset, combinations, size=size).half()}, partial)
+        save_file(
+            {"latents": encode_pictures(autoencoder, dataset, combinations, size=size).half().contiguous()}, partial
+        )
         partial.replace(path)
     return load_file(path)["latents"]
 

@@ -50,14 +50,14 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
     torch.manual_seed(recipe.seed + stage.progress.step)
     forward = torch.compile(stage.model) if recipe.vae.compile else stage.model
     art = Art.split(dataset, recipe, stage.device)
-    examination = _Examination(art, recipe, stage)
     for _ in stage.steps("vae"):
         pictures = training_pictures(art, recipe, whole=stage.done >= recipe.vae.whole_from)
         reconstructed, kl = forward(pictures)
         loss = reconstruction_loss(reconstructed, pictures, recipe.vae.gradient_weight, _sharpness(stage.done))
         stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(pictures))
-        examination.when_due()
-    figures = examination.hold()
+        if stage.examination_due():
+            _examine(stage, art, recipe)
+    figures = _examine(stage, art, recipe)
     stage.save()
     trained: AutoencoderKL = stage.finish().vae
     _measure_latents(trained, art, recipe)
@@ -90,36 +90,18 @@ def _is_held_out(subject: str, one_in: int) -> bool:
     return one_in > 0 and int(hashlib.sha256(f"art|{subject}".encode()).hexdigest(), 16) % one_in == 0
 
 
-class _Examination:
-    """Measures the EMA weights every few minutes of the budget, into the stage's log and a contact sheet."""
-
-    def __init__(self, art: Art, recipe: Recipe, stage: Stage) -> None:
-        self._art, self._recipe, self._stage = art, recipe, stage
-        self._next = self._share + stage.done
-
-    @property
-    def _share(self) -> float:
-        return self._recipe.vae.evaluate_every_minutes / self._recipe.vae.minutes
-
-    def when_due(self) -> None:
-        """``hold`` when the time has come."""
-        if self._recipe.vae.held_out_one_in and self._stage.done >= self._next:
-            self.hold()
-            self._next = self._stage.done + self._share
-
-    def hold(self) -> dict[str, float]:
-        """PSNR in dB of training art, and of held-out art where there is any."""
-        size = self._recipe.image_size
-        pictures = {"training": _examples(self._art.training, self._art.colours, size)}
-        if len(self._art.held_out):
-            pictures["held_out"] = _examples(self._art.held_out, self._art.colours, size)
-        with self._stage.averaged() as model, torch.no_grad():
-            decoded = {name: reconstruct(model.vae, originals) for name, originals in pictures.items()}
-        figures = {f"{name}_psnr": psnr(decoded[name], pictures[name]) for name in pictures}
-        self._stage.log(**figures)
-        last = list(pictures)[-1]
-        _sheet(pictures[last], decoded[last]).save(self._stage.folder / "reconstructions.png")
-        return figures
+def _examine(stage: Stage, art: Art, recipe: Recipe) -> dict[str, float]:
+    """PSNR in dB of training art, and of held-out art where there is any; into the log, and a sheet to look at."""
+    pictures = {"training": _examples(art.training, art.colours, recipe.image_size)}
+    if len(art.held_out):
+        pictures["held_out"] = _examples(art.held_out, art.colours, recipe.image_size)
+    with stage.averaged() as model, torch.no_grad():
+        decoded = {name: reconstruct(model.vae, originals) for name, originals in pictures.items()}
+    figures = {f"{name}_psnr": psnr(decoded[name], pictures[name]) for name in pictures}
+    stage.log(**figures)
+    last = list(pictures)[-1]
+    _sheet(pictures[last], decoded[last]).save(stage.folder / "reconstructions.png")
+    return figures
 
 
 def _examples(rgba: Tensor, colours: Tensor, size: int) -> Tensor:
@@ -210,7 +192,7 @@ def compose(rgba: Tensor, background: Tensor, size: int) -> Tensor:
 
 def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """UINT8 ``(n, h, w, 3)`` -> float ``(n, 3, h, w)`` in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
 
 
 def _sharpness(done: float) -> float:

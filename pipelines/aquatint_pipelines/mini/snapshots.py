@@ -50,8 +50,9 @@ EMA weights in FP16 of a training that is under way, {recipe.image_size}x{recipe
 |---|---|---|---|
 {rows}
 
-PSNR is the mean in dB over whole pictures on the ten backgrounds; held-out art is both styles of one in
-{recipe.vae.held_out_one_in} of the subjects that the recipe does not draw, and was never trained on.
+PSNR is the mean in dB over whole pictures on the ten backgrounds, the background's error the mean of its corners' in
+steps of 255. Held-out art is both styles of one in {recipe.vae.held_out_one_in} of the subjects that the recipe
+does not draw, and was never trained on.
 
 Go on from here, in the background: `python -m aquatint_pipelines.mini train --recipe {recipe.name}` (raise a stage's
 `minutes` first if it used them up), then `python -m aquatint_pipelines.mini snapshot --recipe {recipe.name}`.

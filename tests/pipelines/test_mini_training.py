@@ -39,8 +39,9 @@ def run(folder: Path, snapshot: Path | None = None) -> training.Stage:
 @pytest.mark.parametrize("shape", [(8, 3), (3, 8), (5, 5)])
 def test_orthogonalised(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(optimizers.orthogonalise(torch.randn(shape)))
-    assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
+    for dtype in (torch.float32, torch.bfloat16):
+        values = torch.linalg.svdvals(optimizers.orthogonalise(torch.randn(shape), dtype))
+        assert 0.5 < float(values.min()) <= float(values.max()) < 1.3
 
 
 def test_muon_trains_inner_weights_and_adamw_the_rest() -> None:

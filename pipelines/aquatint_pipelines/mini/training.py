@@ -99,6 +99,7 @@ class Stage:
         self.folder = folder
         chosen, why = precision(mixed_precision)
         print(f"precision {chosen}: {why}")
+        dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
         # Stages of one process may differ in precision, which accelerate holds globally.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=chosen)
@@ -108,7 +109,7 @@ class Stage:
         resumes = (folder / "state").is_dir()
         if not resumes and snapshot is not None and snapshot.is_file():
             load_snapshot(model, self.progress, snapshot)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizers.build(model, recipe))
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizers.build(model, recipe, dtype))
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay, foreach=True)
         self.ema.to(self.device)

@@ -59,8 +59,8 @@ def build_vae(recipe: ModelRecipe) -> AutoencoderKL:
 def _zero_residuals(vae: AutoencoderKL) -> None:
     for block in vae.modules():
         if isinstance(block, ResnetBlock2D):
-            torch.nn.init.zeros_(block.conv2.weight)
-            torch.nn.init.zeros_(block.conv2.bias)
+            for weight in block.conv2.parameters():
+                torch.nn.init.zeros_(weight)
 
 
 def build_transformer(recipe: ModelRecipe, image_size: int) -> SD3Transformer2DModel:

@@ -104,7 +104,8 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    orthogonal: Tensor = x.T if tall else x
+    return orthogonal.to(matrix.dtype)
 
 
 def _adamw(weight: Tensor, gradient: Tensor, state: dict[str, Any], *, lr: float) -> None:

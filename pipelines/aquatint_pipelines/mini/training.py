@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -78,7 +78,10 @@ class Progress:
         vars(self).update({"warm_steps": state["step"], **state})
 
 
-class Stage:
+Trained = TypeVar("Trained", bound=torch.nn.Module)
+
+
+class Stage(Generic[Trained]):
     """Runs one model for the minutes its recipe gives, resuming from ``folder`` when a checkpoint is there, else from
     ``snapshot`` when that is.
 
@@ -88,7 +91,7 @@ class Stage:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Trained,
         recipe: StageRecipe,
         folder: Path,
         *,
@@ -179,11 +182,11 @@ class Stage:
         return True
 
     @contextmanager
-    def averaged(self) -> Iterator[torch.nn.Module]:
+    def averaged(self) -> Iterator[Trained]:
         """The unwrapped model with the EMA weights in it, for as long as the context lasts."""
         self.ema.store(self.model.parameters())
         self.ema.copy_to(self.model.parameters())
-        model: torch.nn.Module = self.accelerator.unwrap_model(self.model).eval()
+        model: Trained = self.accelerator.unwrap_model(self.model).eval()
         try:
             yield model
         finally:
@@ -211,10 +214,10 @@ class Stage:
         save_file(weights, partial, metadata=header)
         partial.replace(path)
 
-    def finish(self) -> torch.nn.Module:
+    def finish(self) -> Trained:
         """Return the unwrapped model with the EMA weights in it."""
         self.ema.copy_to(self.model.parameters())
-        model: torch.nn.Module = self.accelerator.unwrap_model(self.model)
+        model: Trained = self.accelerator.unwrap_model(self.model)
         return model.eval()
 
 

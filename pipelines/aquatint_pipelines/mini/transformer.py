@@ -160,7 +160,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         random.Random(recipe.seed + stage.progress.step),
     )
     forward = torch.compile(stage.model) if recipe.transformer.compile else stage.model
-    held_out = _HeldOut.of(subjects, autoencoder, recipe, (clip_tokenizer, t5_tokenizer))
+    held_out = _HeldOut.of(subjects, autoencoder, recipe, tokenizers=(clip_tokenizer, t5_tokenizer))
     for step in stage.steps("transformer"):
         long = step % recipe.transformer.long_text_every == recipe.transformer.long_text_every - 1
         t5_tokens = _PIPELINE_T5_TOKENS if long else recipe.model.text_tokens
@@ -172,13 +172,13 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusio
         stage.update(F.mse_loss(velocity.float(), noise - latents))
         if stage.examination_due():
             _examine(stage, held_out, autoencoder, recipe, folder=folder)
-    pipeline = _assemble(stage.finish(), autoencoder, recipe, folder)
+    pipeline = _assemble(stage.finish(), autoencoder, recipe, folder=folder)
     pipeline.save_pretrained(folder / "pipeline")
     return pipeline
 
 
 def _assemble(
-    trained: torch.nn.Module, autoencoder: AutoencoderKL, recipe: Recipe, folder: Path
+    trained: Denoiser, autoencoder: AutoencoderKL, recipe: Recipe, *, folder: Path
 ) -> StableDiffusion3Pipeline:
     return models.assemble(
         folder / "tokenizers",
@@ -205,6 +205,7 @@ class _HeldOut:
         dataset: EmojiDataset,
         autoencoder: AutoencoderKL,
         recipe: Recipe,
+        *,
         tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
     ) -> _HeldOut:
         """Every second of the first held-out combinations, each with the next noise level."""
@@ -221,18 +222,20 @@ class _HeldOut:
         )
 
     @torch.no_grad()
-    def loss(self, denoiser: torch.nn.Module) -> float:
+    def loss(self, denoiser: Denoiser) -> float:
         """Mean squared error of the velocity."""
         noisy = torch.lerp(self.latents, self.noise, self.sigmas[:, None, None, None])
         velocity = denoiser(noisy, self.sigmas * _NUM_TRAIN_TIMESTEPS, self.clip_ids, self.t5_ids)
         return float(F.mse_loss(velocity.float(), self.noise - self.latents))
 
 
-def _examine(stage: Stage, held_out: _HeldOut, autoencoder: AutoencoderKL, recipe: Recipe, *, folder: Path) -> None:
+def _examine(
+    stage: Stage[Denoiser], held_out: _HeldOut, autoencoder: AutoencoderKL, recipe: Recipe, *, folder: Path
+) -> None:
     """The held-out loss of the EMA weights into the log, and samples to look at."""
     with stage.averaged() as denoiser:
         stage.log(held_out_loss=held_out.loss(denoiser))
-        pipeline = _assemble(denoiser, autoencoder, recipe, folder)
+        pipeline = _assemble(denoiser, autoencoder, recipe, folder=folder)
         pipeline.set_progress_bar_config(disable=True)
         seeds = list(range(len(_SAMPLE_PROMPTS)))
         pictures = drawing.draw(pipeline, list(_SAMPLE_PROMPTS), seeds, _SAMPLE_STEPS, _SAMPLE_GUIDANCE)

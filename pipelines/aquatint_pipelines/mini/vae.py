@@ -59,7 +59,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
             _examine(stage, art, recipe)
     figures = _examine(stage, art, recipe)
     stage.save()
-    trained: AutoencoderKL = stage.finish().vae
+    trained = stage.finish().vae
     _measure_latents(trained, art, recipe)
     trained.save_pretrained(folder / "vae")
     print("VAE reconstruction: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
@@ -90,7 +90,7 @@ def _is_held_out(subject: str, one_in: int) -> bool:
     return one_in > 0 and int(hashlib.sha256(f"art|{subject}".encode()).hexdigest(), 16) % one_in == 0
 
 
-def _examine(stage: Stage, art: Art, recipe: Recipe) -> dict[str, float]:
+def _examine(stage: Stage[_Reconstruction], art: Art, recipe: Recipe) -> dict[str, float]:
     """PSNR in dB of training art, and of held-out art where there is any, and how true the background is.
 
     They go into the log, and a sheet to look at beside it.
@@ -117,7 +117,7 @@ def _examples(rgba: Tensor, colours: Tensor, size: int) -> Tensor:
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Pictures in [-1, 1] through the autoencoder, without the posterior's noise."""
-    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in pictures.split(16)]
+    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(pictures, 16)]
     return torch.cat(parts).clamp(-1.0, 1.0)
 
 
@@ -224,5 +224,5 @@ def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight
 def _measure_latents(vae: AutoencoderKL, art: Art, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
     pictures = random_pictures(art.training, art.colours, 512, recipe.image_size)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in pictures.split(16)])
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 16)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))

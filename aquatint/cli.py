@@ -1,4 +1,4 @@
-"""The ``aquatint`` command: generate, export, serve, registry, bench, llm, models, ready, doctor."""
+"""The ``aquatint`` command: run, generate, export, serve, registry, bench, llm, models, doctor."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from aquatint import __version__, extras, manifest, request
 from aquatint import doctor as doctors
-from aquatint import manifest, readiness, request
 from aquatint.client import Client, GeneratedImage, Generation, Step, connect
 from aquatint.errors import BundleRejected, EngineUnavailable, InvalidRequest
 from aquatint.llm.commands import llm
-from aquatint.registry.commands import registry
-from aquatint.registry.service import admin_key
 from aquatint.request import GenerationRequest
-from aquatint.server import TritonServer
+from aquatint.run.command import run
 from aquatint.settings import ClientSettings, ServerSettings, read_settings
 from aquatint.terminal import ERR as _err
 from aquatint.terminal import OUT as _out
 from aquatint.terminal import clean_errors, log_to_terminal, render_png
 
+if TYPE_CHECKING:
+    from aquatint.server import TritonServer
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(llm, name="llm")
-app.add_typer(registry, name="registry")
+extras.add_commands(app, "aquatint.registry.commands", name="registry", extra="triton", needed="psutil")
+app.command()(run)
 _log = logging.getLogger("aquatint.cli")
 
 
@@ -75,6 +78,21 @@ class Dtype(StrEnum):
 
     FP32 = "fp32"
     FP16 = "fp16"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"aquatint {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself; each does its work in its callback."""
 
 
 @app.command()
@@ -189,12 +207,9 @@ def export(
     ] = None,
 ) -> None:
     """Export a checkpoint and publish a Triton model repository, if it passes the parity gate."""
-    try:
+    with extras.needs("export", "aquatint export"):
         # Needs torch, which only this command uses.
         from aquatint_export import EngineOptions, export_checkpoint, publish_pipeline  # noqa: PLC0415
-    except ImportError as error:
-        _err.print(f"export needs more packages ({error.name}): pip install 'aquatint[export]'")
-        raise typer.Exit(1) from None
     with clean_errors(), _err.status("starting") as status:
         if engine is ExportEngine.DIFFUSERS:
             publish_pipeline(checkpoint, out, name, status.update)
@@ -241,6 +256,9 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Write Triton's log to this file instead of stderr.")] = None,
 ) -> None:
     """Serve a model repository, or a checkpoint, with the embedded tritonserver until Ctrl-C."""
+    extras.require("triton", "aquatint serve", "psutil", "onnxruntime")
+    from aquatint.registry.service import admin_key  # noqa: PLC0415 - servers' packages are not among a client's
+
     log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
     stopping = threading.Event()
@@ -272,16 +290,16 @@ def _start(
     sink: Callable[[str], None],
 ) -> tuple[TritonServer, manifest.Manifest]:
     """A running server, and what it serves; for a checkpoint the first engine that works, and the reasons."""
+    from aquatint.server import TritonServer  # noqa: PLC0415 - as in ``serve``
+
     repository = Path(source)
     if (repository / manifest.FILE_NAME).is_file():
         described = manifest.read(repository)
         if engine not in (ServeEngine.AUTO, described.engine):
             raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {engine.value}")
         return stack.enter_context(TritonServer(repository, settings, sink)), described
-    try:
+    with extras.needs("export", "aquatint serve CHECKPOINT"):
         from aquatint_export import repositories  # noqa: PLC0415 - needs torch, which only checkpoints need here
-    except ImportError as error:
-        raise BundleRejected(f"this is no model repository, and to export it {error.name} is missing") from None
     refusals = []
     for candidate, made, why in repositories(source, name, cache, engine.value, _log.info):
         if made is None:
@@ -345,24 +363,6 @@ def models(
 
 
 @app.command()
-def ready(
-    parts: Annotated[list[str], typer.Argument(help="NAME=URL of each server's readiness probe.")],
-    then: Annotated[str, typer.Option(help="What to say when all are ready.")] = "everything is ready",
-    later: Annotated[list[str] | None, typer.Option(help="NAME=URL to wait for afterwards; repeatable.")] = None,
-) -> None:
-    """Wait for servers, say when each is ready."""
-
-    def say(line: str) -> None:
-        _out.print(line, highlight=False, soft_wrap=True)
-
-    with clean_errors():
-        first, afterwards = readiness.parse_parts(parts), readiness.parse_parts(later or [])
-        readiness.wait(first, say)
-        say(f"[bold green]{then}[/]")
-        readiness.wait(afterwards, say)
-
-
-@app.command()
 def bench(
     checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine draws with.")] = Path(
         "pipelines/models/mini"
@@ -380,13 +380,10 @@ def bench(
     ),
 ) -> None:
     """Measure every engine against diffusers behind KServe V1; tables and plots. Takes about ten minutes."""
-    try:
+    with extras.needs("bench", "aquatint bench"):
         # Need torch, matplotlib and perf_analyzer, which only this command uses.
         from aquatint_benchmarks import bench as benchmarks  # noqa: PLC0415
         from aquatint_benchmarks import report  # noqa: PLC0415
-    except ImportError as error:
-        _err.print(f"bench needs more packages ({error.name}): pip install 'aquatint[bench]'")
-        raise typer.Exit(1) from None
     with clean_errors(), _err.status("starting") as status:
         chosen = [each.value for each in engine] if engine else benchmarks.engines()
         result = benchmarks.run(checkpoint, chosen, clients or [1, 2, 4, 8], per_client, out, status.update)
@@ -402,7 +399,7 @@ def doctor() -> None:
     findings = list(doctors.examine())
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]missing[/]"
-        table.add_row(finding.part, mark, finding.detail, "" if finding.ok else finding.hint)
+        table.add_row(finding.part, mark, escape(finding.detail), "" if finding.ok else escape(finding.hint))
     _out.print(table)
     if not findings[0].ok:
         raise typer.Exit(1)

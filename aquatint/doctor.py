@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from aquatint.errors import AquatintError
+from aquatint.extras import install_command
 from aquatint.llm import EMBEDDED_MODEL, LlmSettings, is_installed
-from aquatint.server.locate import locate
 from aquatint.settings import ServerSettings, read_settings
 
 
@@ -48,6 +48,10 @@ def examine() -> Iterator[Finding]:
 
 def _tritonserver() -> Finding:
     try:
+        from aquatint.server.locate import locate  # noqa: PLC0415 - only servers have its packages
+    except ModuleNotFoundError as error:
+        return Finding("tritonserver", False, f"{error.name} is not installed", install_command("triton"))
+    try:
         installation = locate(read_settings(ServerSettings).tritonserver)
     except AquatintError as error:
         return Finding("tritonserver", False, "not found", str(error))
@@ -56,13 +60,15 @@ def _tritonserver() -> Finding:
 
 def _numpy() -> Finding:
     version = metadata.version("numpy")
+    if version.startswith("1.") or importlib.util.find_spec("pytriton") is None:
+        return Finding("numpy", True, version)
     hint = "Triton's Python backend returns wrong values with numpy 2: pip install 'numpy<2'"
-    return Finding("numpy", version.startswith("1."), version, hint)
+    return Finding("numpy", False, version, hint)
 
 
 def _module(part: str, module: str, extra: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        return Finding(part, False, f"{module} is not installed", f"pip install 'aquatint[{extra}]'")
+        return Finding(part, False, f"{module} is not installed", install_command(extra))
     return Finding(part, True, f"{module} {metadata.version(module)}")
 
 

@@ -24,6 +24,7 @@ which ``from_wire`` makes the same exception again in the client.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import uuid
 from collections.abc import Sequence
@@ -68,11 +69,21 @@ class ConversationNotFound(AquatintError):
 
 
 class Overloaded(AquatintError):
-    """The queue is full. ``retry_after_s`` says when another try makes sense."""
+    """The queue is full. ``retry_after_s`` says when another try makes sense, ``None`` that nobody knows.
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(message)
+    It is the message's last words too, in whole seconds, and so crosses every protocol.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        hint = "" if retry_after_s is None else f"; retry after {math.ceil(retry_after_s)} s"
+        super().__init__(message + hint)
         self.retry_after_s = retry_after_s
+
+    @classmethod
+    def from_text(cls, text: str) -> Overloaded:
+        """The error whose ``str`` is ``text``."""
+        found = _RETRY_AFTER.fullmatch(text)
+        return cls(found[1], float(found[2])) if found else cls(text)
 
 
 class Cancelled(AquatintError):
@@ -132,6 +143,7 @@ TABLE: dict[type[AquatintError], Mapping] = {
 }
 _BY_NAME = {error.__name__: error for error in TABLE}
 _WIRE = re.compile(rf"({'|'.join(_BY_NAME)}): (.*)", re.DOTALL)
+_RETRY_AFTER = re.compile(r"(.*); retry after (\d+) s", re.DOTALL)
 _OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation", re.IGNORECASE)
 
 
@@ -180,4 +192,7 @@ def to_wire(error: AquatintError) -> str:
 def from_wire(text: str) -> AquatintError | None:
     """The error that ``to_wire`` wrote somewhere in ``text``, or ``None`` if there is none."""
     found = _WIRE.search(text)
-    return _BY_NAME[found.group(1)](found.group(2).strip()) if found else None
+    if found is None:
+        return None
+    kind, message = _BY_NAME[found[1]], found[2].strip()
+    return Overloaded.from_text(message) if kind is Overloaded else kind(message)

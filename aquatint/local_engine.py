@@ -15,6 +15,8 @@ from aquatint.pipeline import Drawer, Event, GenerationResult
 from aquatint.request import GenerationRequest, resolve
 from aquatint.served_model import ModelInfo
 
+_RETRY_AFTER_S = 1.0
+
 
 class LocalEngine:
     """Draws with whatever ``load`` gives; until then, and if it fails, nothing is ready.
@@ -57,7 +59,7 @@ class LocalEngine:
             raise errors.ModelNotFound(f"no model {request.model!r} here; there is: {drawer.info.name}")
         resolved = resolve(request, drawer.info)
         if self.active >= self._max_active:
-            raise Overloaded(f"{self.active} requests are already running or queued; retry after 1 s")
+            raise Overloaded(f"{self.active} requests are already running or queued", _RETRY_AFTER_S)
         self.active += 1
         left = threading.Event()
         deadline = time.monotonic() + min(timeout_s or self._timeout_s, self._timeout_s)

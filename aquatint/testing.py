@@ -1,6 +1,6 @@
 """An Aquatint server that is not there: the same client contract, in process, for your own tests.
 
-    client = fake_client()
+    client = fake_client()  # or fake_async_client()
     client.generate(GenerationRequest(prompt="a fox"))
 
 Pictures are one plain colour made from prompt and seed; validation, defaults, events and errors are the real ones.
@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Iterator
 import numpy as np
 
 from aquatint import png
-from aquatint.client import Client
+from aquatint.client import AsyncClient, Client
 from aquatint.client._options import Options
 from aquatint.errors import AquatintError
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
@@ -63,6 +63,7 @@ class FakeTransport:
 
     def describe(self, model: str) -> ModelInfo:
         """The fake model."""
+        self._fail()
         return self.served.info()
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
@@ -74,14 +75,46 @@ class FakeTransport:
     def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
         """A ``Step`` per step, then the ``Generation``."""
         self.requests.append(request)
-        if self.failures:
-            raise self.failures.pop(0)
+        self._fail()
         resolved = resolve(request, self.served)
         images = [GeneratedImage(_picture(resolved, seed), seed) for seed in resolved.seeds]
         for step in range(1, resolved.num_inference_steps + 1):
             wanted = resolved.preview_every and step % resolved.preview_every == 0
             yield Step(step, resolved.num_inference_steps, [image.png for image in images] if wanted else [])
         yield Generation(images, resolved)
+
+    def _fail(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+class AsyncFakeTransport:
+    """A ``FakeTransport`` for the asynchronous client."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self._transport = transport
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def is_ready(self, model: str) -> bool:
+        """Only the served model is ready."""
+        return self._transport.is_ready(model)
+
+    async def describe(self, model: str) -> ModelInfo:
+        """The fake model."""
+        return self._transport.describe(model)
+
+    async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
+        """The last event of ``stream``."""
+        return self._transport.generate(model, request, timeout_s)
+
+    async def stream(
+        self, model: str, request: GenerationRequest, timeout_s: float
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """A ``Step`` per step, then the ``Generation``."""
+        for event in self._transport.stream(model, request, timeout_s):
+            yield event
 
 
 class FakeEngine:
@@ -130,7 +163,19 @@ def _picture(parameters: ResolvedRequest, seed: int) -> bytes:
     return png.encode(np.tile(colour, (parameters.height, parameters.width, 1)), parameters, seed)
 
 
-def fake_client(failures: list[AquatintError] | None = None, retries: int = 3) -> Client:
-    """A ``Client`` over a ``FakeTransport``."""
-    options = Options(url="", models=(FAKE_MODEL.name,), timeout_s=5.0, stall_timeout_s=1.0, retries=retries)
-    return Client(FakeTransport(failures=failures), options)
+def fake_client(
+    failures: list[AquatintError] | None = None, retries: int = 3, transport: FakeTransport | None = None
+) -> Client:
+    """A ``Client`` over ``transport``, or over a ``FakeTransport`` with ``failures``."""
+    return Client(transport or FakeTransport(failures=failures), _options(retries))
+
+
+def fake_async_client(
+    failures: list[AquatintError] | None = None, retries: int = 3, transport: FakeTransport | None = None
+) -> AsyncClient:
+    """The same for asyncio."""
+    return AsyncClient(AsyncFakeTransport(transport or FakeTransport(failures=failures)), _options(retries))
+
+
+def _options(retries: int) -> Options:
+    return Options(url="", models=(FAKE_MODEL.name,), timeout_s=5.0, stall_timeout_s=1.0, retries=retries)

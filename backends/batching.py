@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
 _USAGE_FAMILIES = (
     ("aquatint_engine_batches_total", "Engine runs"),
@@ -29,7 +30,7 @@ class BatchedBackend(ABC):
     scalars: set[str]
 
     @abstractmethod
-    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run one batch; arrays in the order of ``outputs``. What it raises becomes an error of every request."""
 
     def count_usage(self, model: str) -> None:
@@ -39,7 +40,7 @@ class BatchedBackend(ABC):
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests whose tensors differ only in rows as one batch each."""
         responses: list[Any] = [None] * len(requests)
-        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, np.ndarray]]]] = defaultdict(list)
+        groups: dict[tuple[Any, ...], list[tuple[int, dict[str, NDArray[Any]]]]] = defaultdict(list)
         for index, request in enumerate(requests):
             try:
                 inputs = {name: self._input(request, name) for name in self.inputs}
@@ -52,14 +53,14 @@ class BatchedBackend(ABC):
                 responses[index] = response
         return responses
 
-    def _input(self, request: Any, name: str) -> np.ndarray:
+    def _input(self, request: Any, name: str) -> NDArray[Any]:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
         if tensor is None:
             raise ValueError(f"input {name} is missing")
-        value = tensor.as_numpy()
+        value: NDArray[Any] = tensor.as_numpy()
         return value.reshape(-1) if name in self.scalars else value
 
-    def _run_together(self, batch: list[dict[str, np.ndarray]]) -> list[Any]:
+    def _run_together(self, batch: list[dict[str, NDArray[Any]]]) -> list[Any]:
         feed = {name: np.concatenate([inputs[name] for inputs in batch]) for name in self.inputs}
         started = time.perf_counter()
         try:

@@ -152,7 +152,7 @@ def _runtime(checkpoint: Path) -> Iterator[str]:
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            readiness.wait({"peer": f"http://127.0.0.1:{http}/v2/models/{MODEL}/ready"}, lambda line: None)
+            readiness.wait_until_ready(f"http://127.0.0.1:{http}/v2/models/{MODEL}/ready", within_s=300.0)
             yield f"http://127.0.0.1:{http}"
         finally:
             process.terminate()

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind with random weights and a few kilobytes; a plugin of the whole test suite."""
+"""Checkpoints of every kind with random weights and a few kilobytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from aquatint_pipelines.mini import model as models
 from aquatint_pipelines.mini import recipe as recipes
@@ -39,8 +38,9 @@ RECIPE = recipes.load("cpu").model.model_copy(
 MakeCheckpoint = Callable[..., Path]
 
 
-@pytest.fixture
-def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+def maker(tmp_path: Path) -> MakeCheckpoint:
+    """A function that writes a Stable Diffusion 3 checkpoint under ``tmp_path``."""
+
     def make(
         *,
         absent: tuple[str, ...] = (),
@@ -78,15 +78,14 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     return make
 
 
-@pytest.fixture
-def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
-    """A Stable Diffusion 1.5 or XL pipeline."""
+def unet_maker(tmp_path: Path) -> Callable[[str], Path]:
+    """A function that writes a Stable Diffusion 1.5 or XL checkpoint under ``tmp_path``."""
 
     def make(kind: str) -> Path:
         torch.manual_seed(0)
         models.train_tokenizers(SENTENCES, RECIPE, tmp_path / "tokenizers")
         tokenizer, _ = models.load_tokenizers(tmp_path / "tokenizers")
-        sizes = {
+        sizes: dict[str, Any] = {
             "hidden_size": 32,
             "intermediate_size": 64,
             "num_hidden_layers": 2,
@@ -96,7 +95,7 @@ def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
             "projection_dim": 32,
         }
         text = CLIPTextConfig(**sizes, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id)
-        unet = {
+        unet: dict[str, Any] = {
             "sample_size": 8,
             "block_out_channels": (16, 32),
             "layers_per_block": 1,

@@ -103,7 +103,7 @@ class RateLimiter:
         if not await self._limiter.hit(self._limit, caller.name):
             window = await self._limiter.get_window_stats(self._limit, caller.name)
             wait_s = max(window.reset_time - time.time(), 1.0)
-            raise Overloaded(f"more than {self._limit}; retry after {wait_s:.0f} s", wait_s)
+            raise Overloaded(f"more than {self._limit}", wait_s)
 
 
 def caller_of(authenticate: Authenticate | None, limiter: RateLimiter | None) -> CallerOf:

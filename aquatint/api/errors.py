@@ -41,7 +41,7 @@ def error_body(error: AquatintError) -> dict[str, Any]:
 def error_response(error: AquatintError) -> JSONResponse:
     """The answer to a failed request."""
     headers = {}
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded) and error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTransport
+from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTransport, AsyncTransport
 from aquatint.client._options import Options
 from aquatint.client._sync import Client, GrpcTransport, HttpTransport, Transport
 from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
@@ -16,6 +16,7 @@ from aquatint.settings import ClientSettings, read_settings
 
 __all__ = [
     "AsyncClient",
+    "AsyncTransport",
     "Client",
     "GeneratedImage",
     "Generation",
@@ -39,5 +40,7 @@ def connect_async(**overrides: Any) -> AsyncClient:
     """An asyncio client by ``ClientSettings``; call it inside a running event loop."""
     settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
-    transport = AsyncGrpcTransport(options) if settings.protocol == "grpc" else AsyncHttpTransport(options)
+    transport: AsyncTransport = (
+        AsyncGrpcTransport(options) if settings.protocol == "grpc" else AsyncHttpTransport(options)
+    )
     return AsyncClient(transport, options)

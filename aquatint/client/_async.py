@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import httpx
@@ -25,6 +25,25 @@ from aquatint.request import GenerationRequest
 from aquatint.served_model import ModelInfo
 
 _STREAM_END_TIMEOUT_S = 5.0
+
+
+class AsyncTransport(Protocol):
+    """One way to reach a server."""
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+    async def is_ready(self, model: str) -> bool:
+        """Whether the model is ready."""
+
+    async def describe(self, model: str) -> ModelInfo:
+        """The model's name, defaults and limits. Raises ``AquatintError``."""
+
+    async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
+        """Draw and wait; cancelling the task cancels it on the server. Raises ``AquatintError``."""
+
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[StreamEvent, None]:
+        """Draw step by step; leaving the iterator cancels. Raises ``AquatintError``."""
 
 
 class AsyncGrpcTransport:
@@ -172,7 +191,7 @@ class AsyncHttpTransport:
 class AsyncClient:
     """Draws pictures on an Aquatint server. Use as an async context manager, or await ``close``."""
 
-    def __init__(self, transport: AsyncGrpcTransport | AsyncHttpTransport, options: Options) -> None:
+    def __init__(self, transport: AsyncTransport, options: Options) -> None:
         self._transport = transport
         self._options = options
 
@@ -192,33 +211,37 @@ class AsyncClient:
 
     async def models(self) -> list[ModelInfo]:
         """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
-        describe = tenacity.AsyncRetrying(**self._options.retrying()).wraps(self._transport.describe)
+        describe = tenacity.AsyncRetrying(**self._options.retrying(self._options.timeout_s)).wraps(
+            self._transport.describe
+        )
         return [await describe(model) for model in self._options.models]
 
     async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""
         request = with_seed(request)
-        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        timeout_s = timeout_s or self._options.timeout_s
+        deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
 
         async def once() -> Generation:
             return await self._transport.generate(model, request, max(deadline - time.monotonic(), 0.001))
 
-        return await tenacity.AsyncRetrying(**self._options.retrying())(once)
+        return await tenacity.AsyncRetrying(**self._options.retrying(timeout_s))(once)
 
     async def stream(
         self, request: GenerationRequest, timeout_s: float | None = None
     ) -> AsyncGenerator[StreamEvent, None]:
         """Draw step by step: ``Step`` events, then the ``Generation``. Retried only before the first event."""
         request = with_seed(request)
-        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        timeout_s = timeout_s or self._options.timeout_s
+        deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
 
         async def first() -> tuple[StreamEvent, AsyncGenerator[StreamEvent, None]]:
             events = self._transport.stream(model, request, max(deadline - time.monotonic(), 0.001))
             return await anext(events), events
 
-        retrying = tenacity.AsyncRetrying(**self._options.retrying())
+        retrying = tenacity.AsyncRetrying(**self._options.retrying(timeout_s))
         event: StreamEvent
         rest: AsyncGenerator[StreamEvent, None]
         event, rest = await retrying(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -52,16 +53,26 @@ class Options:
         """The model that is asked when a request names none."""
         return self.models[0]
 
-    def retrying(self) -> dict[str, Any]:
-        """Arguments for tenacity: only errors that say "later", with exponential back-off and jitter."""
+    def retrying(self, timeout_s: float) -> dict[str, Any]:
+        """Arguments for tenacity: only errors that say "later", and only while ``timeout_s`` leaves time for a try."""
         return {
             "retry": tenacity.retry_if_exception_type((Overloaded, EngineUnavailable)),
-            "stop": tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_after_delay(self.timeout_s),
-            # Three tries again take at least 1.4 s together, longer than gRPC waits before it connects anew.
-            "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
-            + tenacity.wait_random(0.0, _FIRST_WAIT_S),
+            # A wait that would outlast the deadline is not begun: the caller learns at once what it could wait for.
+            "stop": tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_before_delay(timeout_s),
+            "wait": _wait_s,
             "reraise": True,
         }
+
+
+# Three tries again take at least 1.4 s together, longer than gRPC waits before it connects anew.
+_back_off_s = tenacity.wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Exponential back-off, but no less than an overloaded server asks for; and jitter, lest all come back at once."""
+    error = None if state.outcome is None else state.outcome.exception()
+    asked_s = error.retry_after_s if isinstance(error, Overloaded) else None
+    return max(_back_off_s(state), asked_s or 0.0) + random.uniform(0.0, _FIRST_WAIT_S)
 
 
 def with_seed(request: GenerationRequest) -> GenerationRequest:

@@ -211,28 +211,30 @@ class Client:
 
     def models(self) -> list[ModelInfo]:
         """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
-        describe = tenacity.Retrying(**self._options.retrying()).wraps(self._transport.describe)
+        describe = tenacity.Retrying(**self._options.retrying(self._options.timeout_s)).wraps(self._transport.describe)
         return [describe(model) for model in self._options.models]
 
     def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
         """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""
         request = with_seed(request)
-        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        timeout_s = timeout_s or self._options.timeout_s
+        deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
-        retrying = tenacity.Retrying(**self._options.retrying())
+        retrying = tenacity.Retrying(**self._options.retrying(timeout_s))
         return retrying(lambda: self._transport.generate(model, request, max(deadline - time.monotonic(), 0.001)))
 
     def stream(self, request: GenerationRequest, timeout_s: float | None = None) -> Iterator[StreamEvent]:
         """Draw step by step: ``Step`` events, then the ``Generation``. Retried only before the first event."""
         request = with_seed(request)
-        deadline = time.monotonic() + (timeout_s or self._options.timeout_s)
+        timeout_s = timeout_s or self._options.timeout_s
+        deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
 
         def first() -> tuple[StreamEvent, Iterator[StreamEvent]]:
             events = self._transport.stream(model, request, max(deadline - time.monotonic(), 0.001))
             return next(events), events
 
-        event, rest = tenacity.Retrying(**self._options.retrying())(first)
+        event, rest = tenacity.Retrying(**self._options.retrying(timeout_s))(first)
         try:
             yield event
             yield from rest

@@ -43,6 +43,7 @@ _TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_
 TOKEN_PARAMETER = "aquatint_token"
 CANCEL_PARAMETER = "aquatint_cancel"
 _ADMISSION_POLL_S = 0.05
+_RETRY_AFTER_S = 1.0
 _UNLOAD_GRACE_S = 30.0
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -60,7 +61,7 @@ class Admission:
         """Take a place in the queue. Raises ``Overloaded``."""
         with self._lock:
             if self.admitted >= self._limit:
-                raise Overloaded(f"{self.admitted} requests are already running or queued; retry after 1 s")
+                raise Overloaded(f"{self.admitted} requests are already running or queued", _RETRY_AFTER_S)
             self.admitted += 1
 
     def leave(self) -> None:

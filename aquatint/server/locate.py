@@ -57,7 +57,7 @@ def locate(configured: Path | None) -> Installation:
         binary = wheel / "tritonserver" / "bin" / "tritonserver"
         if binary.is_file():
             return Installation(binary, "from the nvidia-pytriton wheel", wheel)
-    raise EngineUnavailable("no tritonserver: pip install --no-deps nvidia-pytriton, or set AQUATINT_TRITONSERVER")
+    raise EngineUnavailable("no tritonserver: pip install 'aquatint[triton]', or set AQUATINT_TRITONSERVER")
 
 
 def _wheel_of(binary: Path) -> Path | None:

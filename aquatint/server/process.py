@@ -37,6 +37,7 @@ _STOP_GRACE_S = 10.0
 _POLL_S = 0.1
 # Lines of Triton's log that report an error: glog's E prefix, or the last words of main().
 _COMPLAINT = re.compile(r"E\d{4} |error: ", re.IGNORECASE)
+_STUB = "triton_python_backend_stub"
 _PR_SET_PDEATHSIG = 1
 # An open keep-alive connection makes SIGTERM wait this long.
 _EXIT_TIMEOUT_S = 3
@@ -130,7 +131,7 @@ class TritonServer:
             errors="replace",
             # Its own process group, so that Ctrl-C reaches us alone and we stop it in order.
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
         )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read_log, args=(self._process.stdout,), daemon=True)
@@ -230,9 +231,11 @@ class TritonServer:
         found = {}
         for child in psutil.Process(self.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                # The stub's second argument is <repository>/<model>/<version>/model.py.
+                # The stub's second argument is <repository>/<model>/<version>/model.py. A child that has only just been
+                # forked still has the server's own command line.
                 command = child.cmdline()
-                if len(command) > 1 and child.status() != psutil.STATUS_ZOMBIE:
+                is_stub = len(command) > 1 and Path(command[0]).name == _STUB
+                if is_stub and child.status() != psutil.STATUS_ZOMBIE:
                     found[Path(command[1]).parts[-3]] = child.pid
         return found
 
@@ -301,7 +304,7 @@ class TritonServer:
         process.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel end the server when this process is killed outright (Linux prctl, PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -31,7 +31,7 @@ _OUTPUTS = {
 _TRANSPORT_PARAMETERS = {"binary_data_output", "timeout", "priority"}
 
 
-class TextToImage(Model):
+class TextToImage(Model):  # type: ignore[misc]  # kserve publishes no types
     """Serves V2 over REST and gRPC; V1 is served by its own route before KServe's."""
 
     def __init__(self, name: str, engine: LocalEngine) -> None:

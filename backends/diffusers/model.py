@@ -33,7 +33,9 @@ class PipelineFront(Front):
     def open_drawer(self, args: dict[str, str], settings: FrontSettings) -> DiffusersPipeline:
         """Load the pipeline."""
         parameters = _parameters(args)
-        known = {name: parameters[name] for name in PlacementSettings.model_fields if name in parameters}
+        known: dict[str, Any] = {
+            name: parameters[name] for name in PlacementSettings.model_fields if name in parameters
+        }
         version = Path(args["model_repository"]) / args["model_version"]
         inside = version / parameters["checkpoint"]
         source = str(inside) if inside.is_dir() else parameters["checkpoint"]

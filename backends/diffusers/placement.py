@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import is_accelerate_available
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aquatint.errors import InvalidRequest
+
+_log = logging.getLogger("aquatint.diffusers")
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32", "native"]
 
@@ -56,22 +61,72 @@ def choose_dtype(wanted: Dtype, device: str) -> tuple[torch.dtype | None, str]:
 def place(pipeline: DiffusionPipeline, settings: PlacementSettings, device: str) -> list[str]:
     """Move the pipeline to its device and turn on what saves memory; returns what was done, in words.
 
-    Offloading moves parts to the GPU by itself, so it and ``to(device)`` exclude each other.
+    An option that does nothing for this pipeline is not among that; it is logged by its name, with the reason.
     """
-    done = []
-    if settings.cpu_offload and device != "cpu":
-        pipeline.enable_model_cpu_offload(device=device)
-        done.append("parts wait in CPU memory and visit the device in turn")
-    else:
+    # Offloading moves parts to the device by itself, so it and ``to(device)`` exclude each other.
+    if not (settings.cpu_offload and device != "cpu"):
         pipeline.to(device)
-    vae: Any = getattr(pipeline, "vae", None)
-    if settings.attention_slicing:
-        pipeline.enable_attention_slicing()
-        done.append("attention in slices")
-    if settings.vae_slicing and vae is not None:
-        vae.enable_slicing()
-        done.append("VAE one picture at a time")
-    if settings.vae_tiling and vae is not None:
-        vae.enable_tiling()
-        done.append("VAE in tiles")
+    done = []
+    for field, turn_on in _SWITCHES.items():
+        if getattr(settings, field):
+            works, words = turn_on(pipeline, device)
+            if works:
+                done.append(words)
+            else:
+                _log.warning("%s does nothing here: %s", PlacementSettings.model_fields[field].validation_alias, words)
     return done
+
+
+# Each turns one option on and returns whether it has an effect, and which or why not.
+def _load_into_empty_parts(_: DiffusionPipeline, __: str) -> tuple[bool, str]:
+    # The loader has done it; transformers' parts are loaded so in any case.
+    if not is_accelerate_available():
+        return False, "it needs accelerate, which is not installed"
+    return True, "weights loaded without a second copy"
+
+
+def _offload(pipeline: DiffusionPipeline, device: str) -> tuple[bool, str]:
+    if device == "cpu":
+        return False, "there is no accelerator that parts could be moved to and from"
+    pipeline.enable_model_cpu_offload(device=device)
+    return True, "parts wait in CPU memory and visit the device in turn"
+
+
+def _slice_attention(pipeline: DiffusionPipeline, _: str) -> tuple[bool, str]:
+    # diffusers asks every part that has this method, which only UNets have, and says nothing if none has.
+    if not any(hasattr(part, "set_attention_slice") for part in pipeline.components.values()):
+        return False, (
+            f"no part of a {type(pipeline).__name__} computes attention in slices; "
+            "PyTorch's attention does without the large matrix that slices would make smaller"
+        )
+    pipeline.enable_attention_slicing()
+    return True, "attention in slices"
+
+
+def _slice_vae(pipeline: DiffusionPipeline, _: str) -> tuple[bool, str]:
+    vae: Any = getattr(pipeline, "vae", None)
+    if not hasattr(vae, "use_slicing"):
+        return False, f"{_named(vae)} cannot decode one image at a time"
+    vae.enable_slicing()
+    return True, "VAE one image at a time where a request has several"
+
+
+def _tile_vae(pipeline: DiffusionPipeline, _: str) -> tuple[bool, str]:
+    vae: Any = getattr(pipeline, "vae", None)
+    if not hasattr(vae, "use_tiling"):
+        return False, f"{_named(vae)} cannot decode in tiles"
+    vae.enable_tiling()
+    return True, "VAE in tiles"
+
+
+def _named(vae: Any) -> str:
+    return "this pipeline has no VAE and" if vae is None else f"its VAE, {type(vae).__name__},"
+
+
+_SWITCHES: dict[str, Callable[[DiffusionPipeline, str], tuple[bool, str]]] = {
+    "low_cpu_mem": _load_into_empty_parts,
+    "cpu_offload": _offload,
+    "attention_slicing": _slice_attention,
+    "vae_slicing": _slice_vae,
+    "vae_tiling": _tile_vae,
+}

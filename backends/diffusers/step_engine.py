@@ -69,7 +69,9 @@ class StepEngine:
     def __call__(self, feed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Velocity of every row, FP32. Rows that skip layers go in a call of their own."""
         rows = {name: torch.from_numpy(np.ascontiguousarray(feed[name])).to(self.device) for name in _INPUTS}
-        skip = torch.from_numpy(feed[SKIP] > 0.5) if SKIP in feed else torch.zeros(len(rows["timestep"]), dtype=bool)
+        skip = (
+            torch.from_numpy(feed[SKIP] > 0.5) if SKIP in feed else torch.zeros(len(rows["timestep"]), dtype=torch.bool)
+        )
         output = torch.empty_like(rows["hidden_states"], dtype=torch.float32)
         for chosen, layers in ((~skip, None), (skip, list(self._settings.skip_layers))):
             if chosen.any():
@@ -91,7 +93,7 @@ class StepEngine:
     def _run(self, call: Any, rows: dict[str, torch.Tensor], layers: list[int] | None) -> torch.Tensor:
         dtype = self._model.dtype
         if self.device == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         output: torch.Tensor = call(
             hidden_states=rows["hidden_states"].to(dtype),
             timestep=rows["timestep"],
@@ -134,9 +136,9 @@ class StepEngine:
         rows["timestep"] = torch.tensor([900.0, 300.0], device=self.device)
         before = self._run(self._model, rows, None).float()
         quantization.quantize_(self._model, recipe)
-        error = (self._run(self._model, rows, None).float() - before).square().mean()
+        squared = (self._run(self._model, rows, None).float() - before).square().mean()
         peak = before.max() - before.min()
-        decibels = float(10.0 * torch.log10(peak.square() / error))
+        decibels = float(10.0 * torch.log10(peak.square() / squared))
         return f"FP8 linear layers ({kind}): {decibels:.1f} dB against {self._model.dtype}"
 
 

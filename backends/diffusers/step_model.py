@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from aquatint_backends.batching import BatchedBackend
 from aquatint_backends.diffusers.step_engine import SKIP, StepEngine, StepSettings
+from numpy.typing import NDArray
 
 
 class StepModel(BatchedBackend):
@@ -22,6 +22,6 @@ class StepModel(BatchedBackend):
         self.scalars = {"timestep", SKIP}
         self.count_usage(model)
 
-    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """One call for the whole batch."""
         return [self._engine(feed)]

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 from aquatint_backends.batching import BatchedBackend
+from numpy.typing import NDArray
 
 _DATA_TYPES = {
     "tensor(float)": "TYPE_FP32",
@@ -69,9 +69,9 @@ class TritonPythonModel(BatchedBackend):
         self.outputs = [port.name for port in self._session.get_outputs()]
         self.count_usage(args["model_name"])
 
-    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """One session run."""
-        outputs: list[np.ndarray] = self._session.run(self.outputs, feed)
+        outputs: list[NDArray[Any]] = self._session.run(self.outputs, feed)
         return outputs
 
     def finalize(self) -> None:

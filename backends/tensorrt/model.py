@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 from aquatint_backends.batching import BatchedBackend
+from numpy.typing import NDArray
 
 from aquatint import engine_record
 from aquatint.engine_record import EngineRecord
@@ -49,12 +50,12 @@ class TritonPythonModel(BatchedBackend):
         if self._engine is None:
             raise pb_utils.TritonModelException("the engine cannot be loaded, see the log")
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.inputs, self.outputs = list(record.inputs), list(record.outputs)
         self.scalars = {name for name, tensor in record.inputs.items() if len(tensor.shape) == 1}
         self.count_usage(args["model_name"])
 
-    def run(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Copy in, enqueue, copy out."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             tensors = {}

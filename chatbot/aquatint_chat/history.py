@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from openai.types.chat import ChatCompletionMessageFunctionToolCallParam, ChatCompletionMessageParam
+
 from aquatint_chat.router import Past
 from aquatint_chat.settings import ChatSettings
 from aquatint_chat.store import Message
@@ -23,12 +25,12 @@ def past_of(messages: Sequence[Message]) -> Past:
     return Past(exchanges, prompts[-1] if prompts else None)
 
 
-def tool_messages(messages: Sequence[Message], settings: ChatSettings) -> list[dict[str, Any]]:
+def tool_messages(messages: Sequence[Message], settings: ChatSettings) -> list[ChatCompletionMessageParam]:
     """The system prompt and the latest messages, with tool calls as they were made.
 
     At most ``history_messages`` and about ``history_characters``, and always the last one, which is the user's.
     """
-    recent: list[list[dict[str, Any]]] = []
+    recent: list[list[ChatCompletionMessageParam]] = []
     size = 0
     for message in reversed(messages[-settings.history_messages - 1 :]):
         entries = _entries(message)
@@ -42,10 +44,10 @@ def tool_messages(messages: Sequence[Message], settings: ChatSettings) -> list[d
     return [{"role": "system", "content": settings.system_prompt}, *(e for group in reversed(recent) for e in group)]
 
 
-def _entries(message: Message) -> list[dict[str, Any]]:
+def _entries(message: Message) -> list[ChatCompletionMessageParam]:
     if message.role == "user":
         return [{"role": "user", "content": message.content}]
-    entries: list[dict[str, Any]] = []
+    entries: list[ChatCompletionMessageParam] = []
     if message.tool_calls:
         functions = [_function(call) for call in message.tool_calls]
         entries.append({"role": "assistant", "content": "", "tool_calls": functions})
@@ -57,6 +59,6 @@ def _entries(message: Message) -> list[dict[str, Any]]:
     return entries
 
 
-def _function(call: dict[str, Any]) -> dict[str, Any]:
+def _function(call: dict[str, Any]) -> ChatCompletionMessageFunctionToolCallParam:
     arguments = json.dumps(call["arguments"])
     return {"id": call["id"], "type": "function", "function": {"name": call["tool"], "arguments": arguments}}

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
+from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
 from aquatint.errors import EngineUnavailable, InvalidRequest, Overloaded
 from aquatint_chat.settings import ChatSettings
 
-Messages = Sequence[dict[str, Any]]
+Messages = Sequence[ChatCompletionMessageParam]
 _STATUS_TIMEOUT_S = 3.0
 _RETRIES = 2
 
@@ -66,7 +68,7 @@ class LanguageModel:
         return self._chosen or names[0]
 
     async def stream(
-        self, model: str, messages: Messages, tools: Sequence[dict[str, Any]] = (), **options: Any
+        self, model: str, messages: Messages, tools: Sequence[ChatCompletionFunctionToolParam] = (), **options: Any
     ) -> AsyncGenerator[str | RequestedCall | TokenUsage, None]:
         """Pieces of text, then the tools it wants called, then the usage. Leaving the iteration stops the model."""
         if tools:
@@ -110,7 +112,7 @@ class LanguageModel:
         return (answer.choices[0].message.content or "").strip()
 
 
-def _joined(before: RequestedCall | None, piece: Any) -> RequestedCall:
+def _joined(before: RequestedCall | None, piece: ChoiceDeltaToolCall) -> RequestedCall:
     """A call with the next piece of the stream added: the name comes first, the arguments little by little."""
     function = piece.function
     name, arguments = (function.name or "", function.arguments or "") if function is not None else ("", "")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from openai.types.chat import ChatCompletionMessageParam
 
 from aquatint.errors import AquatintError
 from aquatint_chat import wording
@@ -155,7 +156,7 @@ class Router:
         return written if is_faithful(written, previous, change) else kept
 
 
-def talk_messages(message: str, past: Past) -> list[dict[str, Any]]:
+def talk_messages(message: str, past: Past) -> list[ChatCompletionMessageParam]:
     """What the small model is asked: examples, the latest exchanges, the message."""
     messages = _examples(_TALK, _TALKS)
     for asked, answer in past.exchanges[-_TALK_EXCHANGES:]:
@@ -194,8 +195,8 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[\w-]+", text.lower())) - _FILLERS
 
 
-def _examples(system: str, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    messages = [{"role": "system", "content": system}]
+def _examples(system: str, pairs: Sequence[tuple[str, str]]) -> list[ChatCompletionMessageParam]:
+    messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": system}]
     for asked, answer in pairs:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return messages

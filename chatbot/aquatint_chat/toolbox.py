@@ -18,6 +18,7 @@ import mcp_types
 from fastmcp import Client
 from fastmcp.exceptions import FastMCPError
 from mcp.shared.exceptions import MCPError
+from openai.types.chat import ChatCompletionFunctionToolParam
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from aquatint import errors
@@ -44,10 +45,12 @@ class Tool:
     description: str
     schema: dict[str, Any]
 
-    def for_llm(self) -> dict[str, Any]:
+    def for_llm(self) -> ChatCompletionFunctionToolParam:
         """The tool as OpenAI's chat completions take it."""
-        function = {"name": self.name, "description": self.description, "parameters": self.schema}
-        return {"type": "function", "function": function}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": self.schema},
+        }
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageFunctionToolCallParam,
+)
 from pydantic import BaseModel, ConfigDict, Field
 
 from aquatint import errors
@@ -21,7 +26,7 @@ from aquatint.request import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_SEED, MAX_STEPS
 from aquatint_chat import events, metrics, views, wording
 from aquatint_chat.events import Event
 from aquatint_chat.history import past_of, tool_messages
-from aquatint_chat.llm import LanguageModel, RequestedCall, TokenUsage
+from aquatint_chat.llm import LanguageModel, Messages, RequestedCall, TokenUsage
 from aquatint_chat.router import Part, Router, talk_messages
 from aquatint_chat.settings import ChatSettings, Intent
 from aquatint_chat.store import ChatStore, Conversation, Message, Picture
@@ -310,9 +315,9 @@ class Turns:
     async def _stream(
         self,
         model: str,
-        messages: Sequence[dict[str, Any]],
+        messages: Messages,
         answer: Answer,
-        tools: Sequence[dict[str, Any]] = (),
+        tools: Sequence[ChatCompletionFunctionToolParam] = (),
     ) -> AsyncGenerator[events.Token | RequestedCall, None]:
         asked, first = time.monotonic(), True
         async with aclosing(self._llm.stream(model, messages, tools)) as deltas:
@@ -336,8 +341,8 @@ def _record(call: RequestedCall, arguments: dict[str, Any], result: str) -> dict
     return {"id": call.id, "tool": call.name, "arguments": arguments, "result": result}
 
 
-def _assistant_message(text: str, calls: Sequence[RequestedCall]) -> dict[str, Any]:
-    functions = [
+def _assistant_message(text: str, calls: Sequence[RequestedCall]) -> ChatCompletionAssistantMessageParam:
+    functions: list[ChatCompletionMessageFunctionToolCallParam] = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
         for call in calls
     ]

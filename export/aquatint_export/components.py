@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
 from diffusers.models.embeddings import PatchEmbed
 from torch import Tensor, nn
 
@@ -59,7 +60,7 @@ class _T5(nn.Module):
 
 
 class _Transformer(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: SD3Transformer2DModel) -> None:
         super().__init__()
         self.model = model
 
@@ -106,7 +107,7 @@ class _SkippableBlock(nn.Module):
 class _SkippingTransformer(nn.Module):
     """A transformer whose rows choose for themselves whether to go through ``layers``; weights are shared."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
+    def __init__(self, model: SD3Transformer2DModel, layers: Sequence[int]) -> None:
         super().__init__()
         self.gate: list[Tensor] = []
         clone = copy.copy(model)
@@ -164,11 +165,12 @@ def _crop(embed: PatchEmbed, height: int, width: int) -> Tensor:
     grid = embed.pos_embed.reshape(1, side, side, -1)
     grid = grid.index_select(1, torch.arange(rows) + (side - rows) // 2)
     grid = grid.index_select(2, torch.arange(columns) + (side - columns) // 2)
-    return grid.reshape(1, rows * columns, -1)
+    cropped: Tensor = grid.reshape(1, rows * columns, -1)
+    return cropped
 
 
 class _VaeDecoder(nn.Module):
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
 

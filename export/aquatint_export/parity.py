@@ -106,7 +106,8 @@ def check_pictures(report: ParityReport, pictures: list[NDArray[np.uint8]], pipe
 def _draw(pipeline: Pipeline, request: ResolvedRequest) -> NDArray[np.uint8]:
     *_, result = pipeline.run(request)
     assert isinstance(result, GenerationResult)
-    return result.images[0]
+    picture: NDArray[np.uint8] = result.images[0]
+    return picture
 
 
 def reference_pictures(checkpoint: Checkpoint, pipeline: Pipeline) -> list[NDArray[np.uint8]]:
@@ -137,7 +138,7 @@ def draw_with_diffusers(checkpoint: Checkpoint, pipeline: Pipeline, request: Res
             "skip_layer_guidance_start": skipping.start,
             "skip_layer_guidance_stop": skipping.stop,
         }
-    images: NDArray[np.float32] = checkpoint.pipeline(
+    picture: NDArray[np.float32] = checkpoint.pipeline(
         **options,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
@@ -146,8 +147,9 @@ def draw_with_diffusers(checkpoint: Checkpoint, pipeline: Pipeline, request: Res
         generator=torch.Generator("cpu").manual_seed(request.seed),
         max_sequence_length=pipeline.served.text_encoders[-1].tokens,
         output_type="np",
-    ).images
-    return np.rint(images[0] * 255.0).astype(np.uint8)
+    ).images[0]
+    pixels: NDArray[np.float32] = np.rint(picture * 255.0)
+    return pixels.astype(np.uint8)
 
 
 def new_report(dtype: str) -> ParityReport:

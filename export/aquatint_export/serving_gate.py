@@ -21,7 +21,6 @@ from aquatint.settings import ServerSettings
 from aquatint_export import parity
 from aquatint_export.components import Component
 
-_FREE_PORTS = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
 _VERSION = "1"
 
 
@@ -90,7 +89,7 @@ def _run(
     dtype: str,
 ) -> dict[str, Any]:
     with (
-        TritonServer(staging, ServerSettings(**_FREE_PORTS), verify=False) as server,
+        TritonServer(staging, ServerSettings(http_port=0, grpc_port=0, metrics_port=0), verify=False) as server,
         contextlib.closing(TritonRunner(server.grpc_url, served.name, parts)) as runner,
     ):
         pipeline = Pipeline(served, staging / served.name / _VERSION, runner)

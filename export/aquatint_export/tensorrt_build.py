@@ -191,7 +191,7 @@ def _describe(tensors: list[Any]) -> dict[str, TensorRecord]:
 def _logger(trt: Any, complaints: list[str]) -> Any:
     """Keeps what TensorRT says of errors, for it returns none."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the library is only known when it runs
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -205,7 +205,7 @@ def _logger(trt: Any, complaints: list[str]) -> Any:
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
     """Tells of the builder's outer phases; the inner ones are too many to read."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the library is only known when it runs
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 

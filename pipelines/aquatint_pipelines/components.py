@@ -5,18 +5,21 @@ The image must hold the package; nothing is installed when a step starts.
 
 # KFP reads the annotations of component functions at run time, so they must not be postponed to strings.
 import os
+from collections.abc import Callable
+from typing import Any
 
 from kfp import dsl
 
 # "python" must be in the name: KFP's local runner tells images with it from others.
 BASE_IMAGE = os.environ.get("AQUATINT_PIPELINES_IMAGE", "registry.example.com/aquatint/trainer-python:0.1.0")
-_component = dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
+# KFP publishes no types; a call of a component makes a task of the pipeline around it.
+_component: Callable[[Callable[..., object]], Any] = dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
 
 
 @_component
 def prepare_data(
-    pictures: str, token: str, checkpoint: str, recipe: str, overrides: dict, dataset: dsl.Output[dsl.Dataset]
-):
+    pictures: str, token: str, checkpoint: str, recipe: str, overrides: dict[str, Any], dataset: dsl.Output[dsl.Dataset]
+) -> None:
     """Instance pictures to a checked, captioned dataset with the base model's class pictures."""
     from pathlib import Path
 
@@ -36,14 +39,14 @@ def dreambooth(
     dataset: dsl.Input[dsl.Dataset],
     checkpoint: str,
     recipe: str,
-    overrides: dict,
+    overrides: dict[str, Any],
     volume: str,
     fuse: bool,
     embedder: str,
     run: dsl.Output[dsl.Artifact],
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-):
+) -> None:
     """Fine-tune; a step that was killed goes on from its state on the volume."""
     from pathlib import Path
 
@@ -75,12 +78,12 @@ def evaluate(
     model: dsl.Input[dsl.Model],
     checkpoint: str,
     recipe: str,
-    overrides: dict,
+    overrides: dict[str, Any],
     embedder: str,
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
-):
+) -> None:
     """Compare with the base model and show both; the gate is a step of its own, so this report is always there."""
     from pathlib import Path
 
@@ -96,7 +99,7 @@ def evaluate(
 
 
 @_component
-def check_gate(evaluation: dsl.Input[dsl.Artifact]):
+def check_gate(evaluation: dsl.Input[dsl.Artifact]) -> None:
     """Stop the pipeline if the tuned model must not be published."""
     from pathlib import Path
 
@@ -113,7 +116,7 @@ def export_and_verify(
     dtype: str,
     repository: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
-):
+) -> None:
     """Export to ONNX through the parity gate, as a Triton model repository."""
     from pathlib import Path
 
@@ -145,7 +148,7 @@ def publish(
 
 
 @_component
-def deploy_to_triton(version: int, store: str, name: str, live: str, prompts: list):
+def deploy_to_triton(version: int, store: str, name: str, live: str, prompts: list[str]) -> None:
     """Put a version into the running Triton without losing a request."""
     from pathlib import Path
 
@@ -164,8 +167,8 @@ def deploy_to_kserve(
     canary_percent: int,
     timeout_s: float,
     url: str,
-    prompts: list,
-):
+    prompts: list[str],
+) -> None:
     """Point an InferenceService at a version; back to the old one if it does not become ready or cannot draw."""
     from aquatint_pipelines import steps
 
@@ -173,7 +176,7 @@ def deploy_to_kserve(
 
 
 @_component
-def report_status(status: dsl.PipelineTaskFinalStatus):
+def report_status(status: dsl.PipelineTaskFinalStatus) -> None:
     """How the pipeline ended, in the log: the exit handler."""
     from aquatint_pipelines import steps
 
@@ -188,7 +191,9 @@ def report_status(status: dsl.PipelineTaskFinalStatus):
 
 
 @_component
-def generate_prompts(templates: dict, words: dict, count: int, seed: int, prompts: dsl.Output[dsl.Dataset]):
+def generate_prompts(
+    templates: dict[str, Any], words: dict[str, Any], count: int, seed: int, prompts: dsl.Output[dsl.Dataset]
+) -> None:
     """A bucketed CSV of prompts from templates and words."""
     from pathlib import Path
 
@@ -200,7 +205,7 @@ def generate_prompts(templates: dict, words: dict, count: int, seed: int, prompt
 @_component
 def draw_prompts(
     prompts: dsl.Input[dsl.Dataset], url: str, protocol: str, model: str, store: str, metrics: dsl.Output[dsl.Metrics]
-):
+) -> None:
     """Draw a CSV of prompts with a running server, pictures and metadata to a folder or bucket."""
     from aquatint_pipelines import steps
 
@@ -219,7 +224,7 @@ def build_mini_dataset(dataset: dsl.Output[dsl.Dataset], cache_dir: str = "/tmp/
 
 
 @_component
-def train_mini(dataset: dsl.Input[dsl.Dataset], run: dsl.Output[dsl.Model], recipe: str = "gpu"):
+def train_mini(dataset: dsl.Input[dsl.Dataset], run: dsl.Output[dsl.Model], recipe: str = "gpu") -> None:
     """Train VAE, transformer and judge by a recipe."""
     from pathlib import Path
 
@@ -231,7 +236,7 @@ def train_mini(dataset: dsl.Input[dsl.Dataset], run: dsl.Output[dsl.Model], reci
 @_component
 def ship_mini(
     dataset: dsl.Input[dsl.Dataset], run: dsl.Input[dsl.Model], checkpoint: dsl.Output[dsl.Model], recipe: str = "gpu"
-):
+) -> None:
     """Write the trained run as a checkpoint with its scores and cards."""
     from pathlib import Path
 

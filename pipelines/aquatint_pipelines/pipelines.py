@@ -8,7 +8,7 @@ the steps that compute get a GPU. Kubeflow's local runner ignores all of these.
 # KFP reads the annotations of pipeline functions at run time, so they must not be postponed to strings.
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
@@ -16,6 +16,8 @@ from kfp import dsl, kubernetes
 from aquatint.errors import InvalidRequest
 from aquatint_pipelines import components
 
+# KFP publishes no types; a call of a pipeline makes a task of the pipeline around it.
+_pipeline: Callable[..., Callable[[Callable[..., object]], Any]] = dsl.pipeline
 _CLAIM, _MOUNT = "aquatint-work", "/work"
 _SECRET = "aquatint-pipelines"
 _SECRET_KEYS = {key: key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT")}
@@ -56,9 +58,9 @@ def _acting(task: dsl.PipelineTask) -> dsl.PipelineTask:
     return _plain(task).set_caching_options(False)
 
 
-@dsl.pipeline(name="prepare-data", description="Instance pictures to a captioned dataset with class pictures.")
+@_pipeline(name="prepare-data", description="Instance pictures to a captioned dataset with class pictures.")
 def prepare_data(
-    pictures: str, token: str = "rhdog", checkpoint: str = _MINI, recipe: str = "mini", overrides: dict = {}
+    pictures: str, token: str = "rhdog", checkpoint: str = _MINI, recipe: str = "mini", overrides: dict[str, Any] = {}
 ) -> dsl.Dataset:
     """Prepare a Dreambooth dataset.
 
@@ -75,12 +77,12 @@ def prepare_data(
     return _on_gpu(task).outputs["dataset"]
 
 
-@dsl.pipeline(name="dreambooth", description="Fine-tune on a prepared dataset, compare with the base, pass the gate.")
+@_pipeline(name="dreambooth", description="Fine-tune on a prepared dataset, compare with the base, pass the gate.")
 def dreambooth(
     dataset: dsl.Input[dsl.Dataset],
     checkpoint: str = _MINI,
     recipe: str = "mini",
-    overrides: dict = {},
+    overrides: dict[str, Any] = {},
     volume: str = "/work/dreambooth",
     fuse: bool = True,
     embedder: str = "judge",
@@ -129,9 +131,7 @@ def dreambooth(
     )
 
 
-@dsl.pipeline(
-    name="export-and-verify", description="A checkpoint to a Triton model repository, through the parity gate."
-)
+@_pipeline(name="export-and-verify", description="A checkpoint to a Triton model repository, through the parity gate.")
 def export_and_verify(
     model: dsl.Input[dsl.Model], name: str = "mini", target: str = "ngc", dtype: str = "fp16"
 ) -> dsl.Model:
@@ -147,7 +147,7 @@ def export_and_verify(
     return _plain(task, "32Gi").outputs["repository"]
 
 
-@dsl.pipeline(name="publish", description="Upload checkpoint, repository and report as a model's next version.")
+@_pipeline(name="publish", description="Upload checkpoint, repository and report as a model's next version.")
 def publish(
     dataset: dsl.Input[dsl.Dataset],
     run: dsl.Input[dsl.Artifact],
@@ -177,10 +177,11 @@ def publish(
         store=store,
         name=name,
     )
-    return _acting(task).outputs["Output"]
+    version: int = _acting(task).outputs["Output"]
+    return version
 
 
-@dsl.pipeline(
+@_pipeline(
     name="dreambooth-to-production",
     description="Five pictures to a served model: prepare, fine-tune, gate, export, verify, publish, deploy.",
 )
@@ -189,7 +190,7 @@ def dreambooth_to_production(
     token: str = "rhdog",
     checkpoint: str = _MINI,
     recipe: str = "mini",
-    overrides: dict = {},
+    overrides: dict[str, Any] = {},
     volume: str = "/work/dreambooth",
     embedder: str = "judge",
     name: str = "mini",
@@ -198,13 +199,13 @@ def dreambooth_to_production(
     store: str = "s3://models",
     deploy: str = "kserve",
     live: str = "",
-    prompts: list = _PROBES,
+    prompts: list[str] = _PROBES,
     namespace: str = "aquatint",
     service: str = "aquatint",
     canary_percent: int = 0,
     ready_timeout_s: float = 1800.0,
     url: str = "aquatint-triton:8001",
-):
+) -> None:
     """Everything, in one run.
 
     Args:
@@ -273,17 +274,21 @@ def dreambooth_to_production(
             )
 
 
-@dsl.pipeline(name="prompt-list", description="A bucketed CSV of prompts to pictures with metadata in S3.")
+@_pipeline(name="prompt-list", description="A bucketed CSV of prompts to pictures with metadata in S3.")
 def prompt_list(
-    templates: dict = {"animals": ["a {style} emoji of a {animal} on a {colour} background"]},
-    words: dict = {"style": ["flat", "noto"], "animal": ["fox", "dog", "cat", "panda"], "colour": ["blue", "green"]},
+    templates: dict[str, Any] = {"animals": ["a {style} emoji of a {animal} on a {colour} background"]},
+    words: dict[str, Any] = {
+        "style": ["flat", "noto"],
+        "animal": ["fox", "dog", "cat", "panda"],
+        "colour": ["blue", "green"],
+    },
     count: int = 8,
     seed: int = 0,
     url: str = "aquatint-triton:8001",
     protocol: str = "grpc",
     model: str = "mini",
     store: str = "s3://pictures/prompts",
-):
+) -> None:
     """What the served model draws of a list of prompts.
 
     Args:
@@ -302,8 +307,8 @@ def prompt_list(
     )
 
 
-@dsl.pipeline(name="mini-checkpoint", description="Emoji data to the judged mini checkpoint.")
-def mini_checkpoint(recipe: str = "gpu"):
+@_pipeline(name="mini-checkpoint", description="Emoji data to the judged mini checkpoint.")
+def mini_checkpoint(recipe: str = "gpu") -> None:
     """Train the mini checkpoint.
 
     Args:

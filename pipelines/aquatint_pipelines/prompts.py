@@ -33,10 +33,10 @@ def generate_list(templates: dict[str, list[str]], words: dict[str, list[str]], 
     """
     rows = []
     for bucket, texts in templates.items():
-        for text in texts:
-            names = [name for name in words if f"{{{name}}}" in text]
+        for template in texts:
+            names = [name for name in words if f"{{{name}}}" in template]
             for chosen in itertools.product(*(words[name] for name in names)):
-                filled = text
+                filled = template
                 for name, word in zip(names, chosen):
                     filled = filled.replace(f"{{{name}}}", word)
                 if "{" in filled:

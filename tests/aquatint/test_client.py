@@ -11,12 +11,13 @@ from aquatint import errors, png
 from aquatint.client import AsyncClient, Client, Generation, Step, connect, connect_async
 from aquatint.client import _messages as messages
 from aquatint.request import GenerationRequest
-from aquatint.testing import FakeTransport, fake_client
+from aquatint.testing import fake_client
 
 
 def test_public_names() -> None:
     assert aquatint.client.__all__ == [
         "AsyncClient",
+        "AsyncTransport",
         "Client",
         "GeneratedImage",
         "Generation",
@@ -45,29 +46,6 @@ def test_generate_and_stream_agree() -> None:
     assert [png.read_parameters(image.png)["seed"] for image in last.images] == [3, 4]
 
 
-def test_overload_is_retried_with_the_same_seed() -> None:
-    client = fake_client([errors.Overloaded("full"), errors.EngineUnavailable("starting")])
-    client.generate(GenerationRequest(prompt="a fox"))
-    transport = client._transport
-    assert isinstance(transport, FakeTransport)
-    assert len(transport.requests) == 3
-    assert len({request.seed for request in transport.requests}) == 1
-
-
-@pytest.mark.parametrize("error", [errors.InvalidRequest("width"), errors.Cancelled("x"), errors.DeadlineExceeded("x")])
-def test_other_errors_are_not_retried(error: errors.AquatintError) -> None:
-    client = fake_client([error])
-    with pytest.raises(type(error)):
-        client.generate(GenerationRequest(prompt="a fox"))
-    assert client._transport.requests.__len__() == 1  # type: ignore[attr-defined]
-
-
-def test_retries_end() -> None:
-    client = fake_client([errors.Overloaded("full")] * 2, retries=1)
-    with pytest.raises(errors.Overloaded):
-        client.generate(GenerationRequest(prompt="a fox"))
-
-
 def test_only_set_fields_are_sent() -> None:
     request = GenerationRequest(prompt="é", seed=2**40, preview_every=2, model="mini")
     assert messages.request_fields(request, stream=False) == {
@@ -86,7 +64,7 @@ def test_only_set_fields_are_sent() -> None:
     ("message", "status", "kind"),
     [
         ("InvalidRequest: width: must be …", "StatusCode.INVALID_ARGUMENT", errors.InvalidRequest),
-        ("Overloaded: 80 requests", "StatusCode.UNAVAILABLE", errors.Overloaded),
+        ("Overloaded: 80 requests; retry after 7 s", "StatusCode.UNAVAILABLE", errors.Overloaded),
         ("Request for unknown model: 'x' is not found", "StatusCode.NOT_FOUND", errors.ModelNotFound),
         ("failed to connect to all addresses", "StatusCode.UNAVAILABLE", errors.EngineUnavailable),
         ("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED", errors.DeadlineExceeded),

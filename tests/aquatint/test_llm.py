@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,12 @@ def test_command(tmp_path: Path) -> None:
 
 def test_a_failed_installation_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model comes last, so nothing half made counts as installed."""
-    monkeypatch.setattr(environment.venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
+    monkeypatch.setattr(venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
     monkeypatch.setattr(environment, "python_of", lambda _: Path(sys.executable))
+    monkeypatch.setattr(environment, "_UV", "no-such-distribution-at-all==1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     steps: list[str] = []
     with pytest.raises(EngineUnavailable, match="pip install"):
-        install(tmp_path / "llm", "no-such-distribution-at-all==1", ["--no-index"], steps.append)
-    assert steps == ["virtual environment", "torch"]
+        install(tmp_path / "llm", "torch", [], steps.append)
+    assert steps == ["virtual environment"]
     assert not is_installed(tmp_path / "llm")

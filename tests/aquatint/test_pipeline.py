@@ -1,13 +1,22 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from aquatint.errors import Cancelled, EngineUnavailable
+from aquatint.noise import randn
 from aquatint.pipeline import EncodingCache, GenerationResult, Pipeline, Progress, Tensors
 from aquatint.prompt import Conditioning
 from aquatint.request import parse, resolve
 from aquatint.testing import FAKE_MODEL
+from tests.previews import assert_shows
+
+Tensor = NDArray[Any]
 
 
 class LinearRunner:
@@ -19,10 +28,37 @@ class LinearRunner:
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         if component == "transformer":
             self.rows.append(len(inputs["timestep"]))
-            scale = inputs["timestep"][:, None, None, None] / np.float32(1000)
-            return {"noise_pred": inputs["hidden_states"] * scale}
+            sigma = inputs["timestep"][:, None, None, None] / np.float32(1000)
+            return {"noise_pred": self.velocity(inputs["hidden_states"], sigma, inputs)}
         latents = inputs["latent_sample"]
         return {"sample": latents[:, :3].repeat(8, axis=2).repeat(8, axis=3)}
+
+    def velocity(self, latents: Tensor, sigma: Tensor, inputs: Tensors) -> Tensor:
+        return latents * sigma
+
+
+class SteeredRunner(LinearRunner):
+    """Heads straight for latents that are known from the start."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self.target = target
+
+    def velocity(self, latents: Tensor, sigma: Tensor, inputs: Tensors) -> Tensor:
+        return (latents - self.target) / sigma
+
+
+class PromptRunner(LinearRunner):
+    """Encodes a prompt as the number it is; its velocity is that number everywhere."""
+
+    def __call__(self, component: str, inputs: Tensors) -> Tensors:
+        if component.startswith("text_encoder"):
+            return {"prompt_embeds": np.full((1, 6, 32), inputs["input_ids"][0, 0], np.float32)}
+        return super().__call__(component, inputs)
+
+    def velocity(self, latents: Tensor, sigma: Tensor, inputs: Tensors) -> Tensor:
+        numbers = inputs["encoder_hidden_states"][:, -1, 0]
+        return np.broadcast_to(numbers[:, None, None, None], latents.shape)
 
 
 @pytest.fixture
@@ -32,6 +68,10 @@ def runner() -> LinearRunner:
 
 @pytest.fixture
 def pipeline(runner: LinearRunner, tmp_path: Path) -> Pipeline:
+    return make_pipeline(runner, tmp_path)
+
+
+def make_pipeline(runner: LinearRunner, folder: Path, present: tuple[str, ...] = (), **fields: object) -> Pipeline:
     text = [
         {
             "component": "text_encoder",
@@ -58,9 +98,9 @@ def pipeline(runner: LinearRunner, tmp_path: Path) -> Pipeline:
             "projection_dim": 0,
         },
     ]
-    absent = [{**encoder, "present": False} for encoder in text]
-    served = FAKE_MODEL.model_validate({**FAKE_MODEL.model_dump(), "text_encoders": absent})
-    return Pipeline(served, tmp_path, runner)
+    encoders = [{**encoder, "present": encoder["component"] in present} for encoder in text]
+    served = FAKE_MODEL.model_validate({**FAKE_MODEL.model_dump(), "text_encoders": encoders, **fields})
+    return Pipeline(served, folder, runner)
 
 
 def draw(pipeline: Pipeline, **fields: object) -> GenerationResult:
@@ -82,6 +122,23 @@ def test_events_and_shapes(pipeline: Pipeline) -> None:
     assert result.images.dtype == np.uint8
 
 
+def test_previews_show_the_picture_to_come(tmp_path: Path) -> None:
+    """From the first step on: a preview is of the latents this step heads for, not of the noisy ones it has."""
+    target = np.random.default_rng(0).uniform(-1, 1, (16, 8, 6)).astype(np.float32)
+    # The fake decoder shows the first three channels as they are, -1..1.
+    factors = [*(np.eye(16, 3) / 2).tolist(), [0.5] * 3]
+    steered = make_pipeline(SteeredRunner(target), tmp_path, preview_factors=factors)
+    fields = {"prompt": "x", "width": 48, "height": 64, "num_images": 2, "preview_every": 1, "seed": 1}
+    *steps, result = steered.run(resolve(parse(fields), steered.served))
+    assert isinstance(result, GenerationResult)
+    for step in steps:
+        assert isinstance(step, Progress)
+        assert step.preview is not None
+        for preview, image in zip(step.preview, result.images, strict=True):
+            assert np.abs(preview.astype(int) - image[::8, ::8]).max() <= 1
+            assert_shows(preview, image)
+
+
 def test_absent_encoders_condition_with_zeros(pipeline: Pipeline) -> None:
     conditioning = pipeline.encode("x")
     assert conditioning.prompt_embeds.shape == (4 + 6, 32)
@@ -93,6 +150,47 @@ def test_absent_encoders_condition_with_zeros(pipeline: Pipeline) -> None:
 def test_guidance_doubles_the_rows(pipeline: Pipeline, runner: LinearRunner, scale: float, rows: int) -> None:
     draw(pipeline, num_images=3, guidance_scale=scale)
     assert set(runner.rows) == {rows}
+
+
+@pytest.mark.parametrize(
+    ("negative", "scale", "velocity"),
+    [("1", 4.5, 1 + 4.5 * (3 - 1)), ("5", 2.0, 5 + 2.0 * (3 - 5)), ("1", 1.0, 3), ("1", 0.0, 3)],
+)
+def test_guidance_leads_away_from_the_negative_prompt(
+    tmp_path: Path, negative: str, scale: float, velocity: float
+) -> None:
+    """One Euler step from sigma 1 to 0 subtracts the guided velocity from the noise."""
+    write_tokenizer(tmp_path / "t" / "tokenizer.json", tokens=6)
+    told = make_pipeline(PromptRunner(), tmp_path, present=("text_encoder_3",))
+    drawn: list[Tensor] = []
+
+    def decode(latents: Tensor) -> NDArray[np.uint8]:
+        drawn.append(latents)
+        return np.zeros((1, 64, 64, 3), np.uint8)
+
+    told.decode = decode  # type: ignore[method-assign]
+    fields = {"prompt": "3", "negative_prompt": negative, "guidance_scale": scale, "num_inference_steps": 1, "seed": 4}
+    list(told.run(resolve(parse(fields), told.served)))
+    np.testing.assert_allclose(drawn[0][0], randn((16, 8, 8), 4) - velocity, atol=1e-4)
+
+
+def test_words_that_did_not_fit_are_counted(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "t" / "tokenizer.json", tokens=6)
+    told = make_pipeline(PromptRunner(), tmp_path, present=("text_encoder_3",))
+    # The negative prompt's own loss is not the caller's concern.
+    fields = {"negative_prompt": "1 " * 50, "num_inference_steps": 1}
+    assert draw(told, prompt="3 " * 6, **fields).dropped_tokens == 0
+    assert draw(told, prompt="3 " * 10, **fields).dropped_tokens == 4
+
+
+def write_tokenizer(path: Path, tokens: int) -> None:
+    """Words that are numbers up to 9; padded and cut to so many."""
+    tokenizer = Tokenizer(WordLevel({str(number): number for number in range(10)}, unk_token="0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding(length=tokens)
+    path.parent.mkdir()
+    tokenizer.save(str(path))
 
 
 def test_rows_beyond_the_batch_limit_are_split(pipeline: Pipeline, runner: LinearRunner) -> None:

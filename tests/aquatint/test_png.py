@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from aquatint import png
 from aquatint.request import parse, resolve
@@ -17,6 +18,7 @@ def test_pixels_and_parameters_survive() -> None:
     )
     data = png.encode(PICTURE, parameters, seed=6)
     with Image.open(io.BytesIO(data)) as image:
+        assert isinstance(image, PngImageFile)
         np.testing.assert_array_equal(np.asarray(image), PICTURE)
         text = image.text[png.A1111_KEY]
     assert text.startswith("ein Füchs 🦊\nNegative prompt: blur\nSteps: 4, Sampler: Euler, CFG scale: 4.5, Seed: 6")

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from aquatint import readiness
-from aquatint.errors import InvalidRequest
+from aquatint.errors import EngineUnavailable
 
 
 class _Slow(BaseHTTPRequestHandler):
@@ -25,21 +25,15 @@ class _Slow(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_wait() -> None:
-    said: list[str] = []
+def test_wait_until_ready() -> None:
     with HTTPServer(("127.0.0.1", 0), _Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        readiness.wait({"part": f"http://127.0.0.1:{server.server_port}/"}, said.append)
+        readiness.wait_until_ready(f"http://127.0.0.1:{server.server_port}/", within_s=10.0)
         server.shutdown()
     assert _Slow.asked == 2
-    assert said[0].startswith("part is ready")
 
 
 def test_nobody_there() -> None:
     assert not readiness.is_ready("http://127.0.0.1:9/")
-
-
-@pytest.mark.parametrize("part", ["x", "=http://a", "x=ftp://a"])
-def test_wrong_parts(part: str) -> None:
-    with pytest.raises(InvalidRequest):
-        readiness.parse_parts([part])
+    with pytest.raises(EngineUnavailable, match=r"127\.0\.0\.1:9/ is not ready after 0 s"):
+        readiness.wait_until_ready("http://127.0.0.1:9/", within_s=0.0)

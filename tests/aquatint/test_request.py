@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,42 @@ def test_defaults_are_the_models_own() -> None:
 def test_refused(fields: dict[str, object], named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
         parse(fields)
+
+
+LIMITS: dict[str, tuple[Any, Any]] = {
+    # The last value that is taken, and the first that is not.
+    "num_inference_steps": (150, 151),
+    "guidance_scale": (30.0, 30.01),
+    "seed": (2**63 - 1, 2**63),
+    "num_images": (10, 11),
+    "prompt": ("x" * 4096, "x" * 4097),
+    "negative_prompt": ("é" * 2048, "é" * 2048 + "x"),
+}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_limits_are_where_they_are_said_to_be(field: str) -> None:
+    taken, refused = LIMITS[field]
+    assert getattr(parse({"prompt": "x", field: taken}), field) == taken
+    with pytest.raises(InvalidRequest, match=field):
+        parse({"prompt": "x", field: refused})
+
+
+@pytest.mark.parametrize("field", ["num_inference_steps", "width", "height", "num_images"])
+def test_one_is_the_least(field: str) -> None:
+    assert getattr(parse({"prompt": "x", field: 1}), field) == 1
+    with pytest.raises(InvalidRequest, match=field):
+        parse({"prompt": "x", field: 0})
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+@pytest.mark.parametrize("value", [16, 128])
+def test_sizes_at_the_model_s_ends(side: str, value: int) -> None:
+    assert getattr(resolve(parse({"prompt": "x", side: value}), FAKE_MODEL), side) == value
+
+
+def test_a_preview_of_the_last_step() -> None:
+    assert resolve(parse({"prompt": "x", "num_inference_steps": 4, "preview_every": 4}), FAKE_MODEL).preview_every == 4
 
 
 @pytest.mark.parametrize("side", ["width", "height"])

@@ -43,6 +43,6 @@ def test_unsupported_options_are_refused() -> None:
 
 
 def test_guidance() -> None:
-    unconditional, conditional = np.float32([1.0, 2.0]), np.float32([2.0, 0.0])
+    unconditional, conditional = np.array([1.0, 2.0], np.float32), np.array([2.0, 0.0], np.float32)
     np.testing.assert_array_equal(guide(unconditional, conditional, 1.0), conditional)
-    np.testing.assert_array_equal(guide(unconditional, conditional, 3.0), np.float32([4.0, -4.0]))
+    np.testing.assert_array_equal(guide(unconditional, conditional, 3.0), np.array([4.0, -4.0], np.float32))

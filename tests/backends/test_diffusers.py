@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import accelerate
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from aquatint_backends.diffusers import placement
 from aquatint_backends.diffusers.pipeline import DiffusersPipeline
 from aquatint_backends.diffusers.placement import PlacementSettings, choose_dtype
 from aquatint_export import publish_pipeline
+from diffusers import SD3Transformer2DModel
+from numpy.typing import NDArray
 
 from aquatint import errors, manifest
 from aquatint.checkpoint_info import model_info
@@ -22,6 +27,7 @@ from aquatint.local_engine import LocalEngine
 from aquatint.pipeline import GenerationResult, Progress
 from aquatint.request import GenerationRequest, resolve
 from tests.checkpoints import MakeCheckpoint
+from tests.previews import assert_shows
 
 MakeUnet = Callable[[str], Path]
 
@@ -54,6 +60,20 @@ def test_every_family_draws(drawer: DiffusersPipeline) -> None:
     *_, alone = drawer.run(ask(drawer, seed=2, width=64, height=48))
     assert isinstance(alone, GenerationResult)
     assert np.abs(alone.images[0].astype(int) - last.images[1]).max() <= 1
+
+
+def test_previews_show_the_picture_to_come(mini_checkpoint: Path) -> None:
+    """Half way and at the end, for every image: drawn by the weights that the repository ships."""
+    drawer = load(mini_checkpoint)
+    prompt = "a flat emoji of a fox on a blue background"
+    wanted = ask(drawer, prompt=prompt, seed=7, num_images=2, num_inference_steps=8, preview_every=4)
+    *steps, last = drawer.run(wanted)
+    assert isinstance(last, GenerationResult)
+    shown = [step.preview for step in steps if isinstance(step, Progress) and step.preview is not None]
+    assert len(shown) == 2
+    for previews in shown:
+        for preview, image in zip(previews, last.images, strict=True):
+            assert_shows(preview, image)
 
 
 def test_leaving_stops_at_the_next_step(drawer: DiffusersPipeline) -> None:
@@ -130,25 +150,144 @@ async def test_the_local_engine(make_checkpoint: MakeCheckpoint) -> None:
     assert len((await engine.generate(GenerationRequest(prompt="x", num_inference_steps=1))).images) == 1
 
 
-@pytest.mark.parametrize("option", ["attention_slicing", "vae_slicing", "cpu_offload"])
-def test_memory_options_change_no_picture(make_checkpoint: MakeCheckpoint, option: str) -> None:
-    folder = make_checkpoint()
-    plain, saving = load(folder), load(folder, **{option: True})
-    pictures = []
-    for drawer in (plain, saving):
-        *_, last = drawer.run(ask(drawer))
-        assert isinstance(last, GenerationResult)
-        pictures.append(last.images.astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
-
-
-def test_tiles_are_drawn(make_checkpoint: MakeCheckpoint) -> None:
-    """Tiling blends seams, so the picture is another one."""
-    drawer = load(make_checkpoint(), vae_tiling=True)
-    assert drawer.description.endswith("VAE in tiles")
-    *_, last = drawer.run(ask(drawer, width=96))
+def drawn(drawer: DiffusersPipeline, **fields: Any) -> NDArray[np.uint8]:
+    *_, last = drawer.run(ask(drawer, **fields))
     assert isinstance(last, GenerationResult)
-    assert last.images.shape == (1, 64, 96, 3)
+    return last.images
+
+
+def decoder_batches(drawer: DiffusersPipeline) -> list[int]:
+    """How many images the VAE's decoder is given by each of its calls from now on."""
+    sizes: list[int] = []
+    drawer._pipeline.vae.decoder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    return sizes
+
+
+@pytest.mark.parametrize(("vae_slicing", "batches"), [(False, [3]), (True, [1, 1, 1])])
+def test_a_sliced_vae_decodes_one_image_at_a_time(
+    make_checkpoint: MakeCheckpoint, vae_slicing: bool, batches: list[int]
+) -> None:
+    drawer = load(make_checkpoint(), vae_slicing=vae_slicing)
+    assert ("VAE one image at a time" in drawer.description) is vae_slicing
+    seen = decoder_batches(drawer)
+    several = drawn(drawer, num_images=3, num_inference_steps=1)
+    assert seen == batches
+    for index, image in enumerate(several):
+        alone = drawn(drawer, seed=1 + index, num_inference_steps=1)
+        assert np.abs(image.astype(int) - alone[0]).max() <= 1
+
+
+def test_a_tiled_vae_decodes_small_pieces(make_checkpoint: MakeCheckpoint) -> None:
+    """Tiling blends seams, so the picture is another one."""
+    folder = make_checkpoint()
+    plain, tiled = load(folder), load(folder, vae_tiling=True)
+    assert tiled.description.endswith("VAE in tiles")
+    whole, pieces = decoder_batches(plain), decoder_batches(tiled)
+    for drawer in (plain, tiled):
+        assert drawn(drawer, width=96, num_inference_steps=1).shape == (1, 64, 96, 3)
+    assert len(whole) == 1
+    assert len(pieces) > 1
+
+
+def processors(drawer: DiffusersPipeline) -> set[str]:
+    denoiser = getattr(drawer._pipeline, "unet", None) or drawer._pipeline.transformer
+    return {type(processor).__name__ for processor in denoiser.attn_processors.values()}
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl"])
+def test_a_unet_slices_its_attention(make_unet_checkpoint: MakeUnet, kind: str) -> None:
+    folder = make_unet_checkpoint(kind)
+    plain, sliced = load(folder), load(folder, attention_slicing=True)
+    assert "SlicedAttnProcessor" not in processors(plain)
+    assert processors(sliced) == {"SlicedAttnProcessor"}
+    assert "attention in slices" in sliced.description
+    assert np.abs(drawn(plain).astype(int) - drawn(sliced)).max() <= 1
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    ours = [record for record in caplog.records if record.name == "aquatint.diffusers"]
+    return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
+
+
+def test_sd3_has_no_attention_to_slice(make_checkpoint: MakeCheckpoint, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make_checkpoint()
+    plain, asked = load(folder), load(folder, attention_slicing=True)
+    assert processors(asked) == processors(plain) == {"JointAttnProcessor2_0"}
+    assert "attention" not in asked.description
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("ENABLE_ATTENTION_SLICING does nothing here: no part of a StableDiffusion3Pipeline")
+    np.testing.assert_array_equal(drawn(plain), drawn(asked))
+
+
+def test_a_cpu_has_nowhere_to_offload_to(make_checkpoint: MakeCheckpoint, caplog: pytest.LogCaptureFixture) -> None:
+    drawer = load(make_checkpoint(), cpu_offload=True)
+    assert "visit the device" not in drawer.description
+    assert warnings_of(caplog) == [
+        "ENABLE_CPU_OFFLOAD does nothing here: there is no accelerator that parts could be moved to and from"
+    ]
+
+
+def test_parts_visit_the_device_when_they_are_needed(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU that is a CPU in truth: diffusers' and accelerate's own hooks run, and are watched."""
+    folder = make_checkpoint()
+    expected = drawn(load(folder))
+    devices: list[tuple[str, str]] = []
+    visits: list[str] = []
+
+    def watched(model: torch.nn.Module, device: torch.device, prev_module_hook: Any = None) -> Any:
+        name = type(model).__name__
+        devices.append((name, str(device)))
+        model.register_forward_pre_hook(lambda *_: visits.append(name))
+        return cpu_offload_with_hook(model, "cpu", prev_module_hook)
+
+    monkeypatch.setattr(accelerate, "cpu_offload_with_hook", watched)
+    monkeypatch.setattr("aquatint_backends.diffusers.pipeline.choose_device", lambda: ("cuda", "for this test"))
+    offloaded = load(folder, cpu_offload=True, dtype="float32")
+    assert "parts wait in CPU memory and visit the device in turn" in offloaded.description
+    clip, t5 = "CLIPTextModelWithProjection", "T5EncoderModel"
+    parts = [clip, clip, t5, "SD3Transformer2DModel", "AutoencoderKL"]
+    assert devices == [(part, "cuda:0") for part in parts]
+    np.testing.assert_array_equal(drawn(offloaded), expected)
+    # The VAE is moved by its decode(), not by forward().
+    assert set(visits) == {clip, t5, "SD3Transformer2DModel"}
+
+
+@pytest.mark.parametrize("low_cpu_mem", [True, False])
+def test_low_cpu_mem_builds_parts_empty(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch, low_cpu_mem: bool
+) -> None:
+    """Empty parts have no memory of their own: the weights that are read become theirs."""
+    empty: list[bool] = []
+    from_config = SD3Transformer2DModel.from_config.__func__
+
+    def watched(cls: type, *args: Any, **kwargs: Any) -> Any:
+        made = from_config(cls, *args, **kwargs)
+        empty.append({parameter.device.type for parameter in made.parameters()} == {"meta"})
+        return made
+
+    folder = make_checkpoint()
+    monkeypatch.setattr(SD3Transformer2DModel, "from_config", classmethod(watched))
+    drawer = load(folder, low_cpu_mem=low_cpu_mem)
+    assert empty == [low_cpu_mem]
+    assert ("weights loaded without a second copy" in drawer.description) is low_cpu_mem
+
+
+def test_a_vae_that_cannot_slice_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Pixels:
+        """A pipeline without a VAE."""
+
+        components: ClassVar[dict[str, Any]] = {}
+
+        def to(self, device: str) -> None: ...
+
+    wanted = PlacementSettings(vae_slicing=True, vae_tiling=True, low_cpu_mem=False)
+    assert placement.place(Pixels(), wanted, "cpu") == []
+    assert [warning.split(" does nothing here")[0] for warning in warnings_of(caplog)] == [
+        "ENABLE_VAE_SLICING",
+        "ENABLE_VAE_TILING",
+    ]
 
 
 def test_offload_and_moving_exclude_each_other() -> None:
@@ -158,8 +297,8 @@ def test_offload_and_moving_exclude_each_other() -> None:
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **kwargs: calls.append(name)
 
-    placement.place(Recorder(), PlacementSettings(cpu_offload=True), "cuda")  # type: ignore[arg-type]
-    placement.place(Recorder(), PlacementSettings(), "cuda")  # type: ignore[arg-type]
+    placement.place(Recorder(), PlacementSettings(cpu_offload=True), "cuda")
+    placement.place(Recorder(), PlacementSettings(), "cuda")
     assert calls == ["enable_model_cpu_offload", "to"]
 
 

@@ -70,7 +70,7 @@ def infer(server: TritonServer, model: str, x: NDArray[np.float32], bias: NDArra
         inputs.append(tritonclient.grpc.InferInput(name, value.shape, "FP32"))
         inputs[-1].set_data_from_numpy(value)
     with contextlib.closing(tritonclient.grpc.InferenceServerClient(server.grpc_url)) as client:
-        result = client.infer(model, inputs).as_numpy("y")
+        result: NDArray[np.float32] | None = client.infer(model, inputs).as_numpy("y")
     assert result is not None
     return result
 

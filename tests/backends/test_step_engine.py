@@ -71,6 +71,7 @@ def test_rows_skip_layers_for_themselves(folder: Path) -> None:
     assert error(skipped, whole) > 1e-2
 
 
+@pytest.mark.slow
 # torch's own compiler uses what torch deprecates.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled(folder: Path) -> None:
@@ -94,7 +95,7 @@ def test_fp8_says_what_is_missing(folder: Path) -> None:
         StepEngine(folder, StepSettings(fp8=True))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_fp8_prints_its_psnr(mini_checkpoint: Path) -> None:
     """The shipped transformer with FP8 weights, in a process that has torchao."""
     program = (

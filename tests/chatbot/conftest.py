@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Chat:
         """All events of a turn."""
         return [event async for event in self.stream(content, **fields)]
 
-    async def stream(self, content: str, **fields: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    async def stream(self, content: str, **fields: Any) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """The turn's events as they come; leaving closes the connection."""
         body = {"content": content, **fields}
         async with self.http.stream("POST", "/api/v1/chat/completions", json=body) as response:

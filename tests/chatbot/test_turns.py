@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import numpy as np
 import pytest
 from aquatint_chat.testing import FakeLlm, Reply
 
@@ -14,6 +15,7 @@ from aquatint.errors import Overloaded
 from aquatint.llm import EMBEDDED_MODEL
 from aquatint.testing import FakeEngine
 from tests.chatbot.conftest import Chat, named
+from tests.previews import pixels
 from tests.serving import until
 
 DRAW_FOX = Reply(calls=(("generate_image", '{"prompt": "a fox"}'),))
@@ -49,6 +51,9 @@ async def test_draw_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
     got = await chat.http.get(image["image"]["url"])
     assert got.headers["content-type"] == "image/png"
     assert png.read_parameters(got.content)["prompt"] == "a fox"
+    # The fake engine's previews are its pictures.
+    for preview in previews:
+        np.testing.assert_array_equal(pixels(preview), pixels(got.content))
     told = llm.requests[1]["messages"]
     assert told[-2]["tool_calls"][0]["function"]["name"] == "generate_image"
     assert "a fox" in told[-1]["content"]
@@ -161,7 +166,7 @@ async def test_stop_while_drawing(chat: Chat, engine: FakeEngine, gate: asyncio.
 
 
 async def test_a_failing_tool_is_said_in_words(chat: Chat, engine: FakeEngine) -> None:
-    engine.transport.failures.append(Overloaded("the queue is full; retry after 1 s"))
+    engine.transport.failures.append(Overloaded("the queue is full", 1.0))
     events = await chat.say("/imagine a fox")
     (error,) = named(events, "error")
     assert error == {"code": "Overloaded", "message": "the queue is full; retry after 1 s", "retryable": True}

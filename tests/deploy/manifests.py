@@ -34,7 +34,7 @@ def build(overlay: str) -> tuple[Manifest, ...]:
 
 def kustomize(folder: Path) -> tuple[Manifest, ...]:
     """What kubectl makes of a folder with a ``kustomization.yaml``."""
-    command = [BIN / "kubectl", "kustomize", folder]
+    command: list[str | Path] = [BIN / "kubectl", "kustomize", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))

@@ -55,6 +55,14 @@ def server(mini_repository: Path) -> Iterator[TritonServer]:
 
 
 @pytest.fixture
+def ports() -> dict[str, str]:
+    """Free ports for everything that ``aquatint run`` starts, by variable."""
+    variables = ["AQUATINT_HTTP_PORT", "AQUATINT_GRPC_PORT", "AQUATINT_METRICS_PORT"]
+    variables += ["MCP_PORT", "CHAT_PORT", "AQUATINT_LLM_PORT"]
+    return dict(zip(variables, map(str, free_ports(len(variables)))))
+
+
+@pytest.fixture
 def metrics(server: TritonServer) -> Metrics:
     return Metrics(server.metrics_url)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
+
+import psutil
 
 from aquatint import readiness
 from tests.e2e.conftest import eventually
@@ -67,3 +71,38 @@ def chat_environment(mcp_url: str, llm_url: str, folder: Path) -> dict[str, str]
         "AQUATINT_CHAT_DATABASE_URL": f"sqlite:///{folder / 'chat.db'}",
         "AQUATINT_RATE_LIMIT": "1000/minute",
     }
+
+
+class Run:
+    """``aquatint run`` with what it printed."""
+
+    def __init__(self, home: Path, ports: dict[str, str], program: Path, *options: str) -> None:
+        self.page = f"http://127.0.0.1:{ports['CHAT_PORT']}"
+        self.mcp = f"http://127.0.0.1:{ports['MCP_PORT']}"
+        self._out = home.with_suffix(".out")
+        with self._out.open("wb") as out:
+            command = [str(program), "run", "--home", str(home), *options]
+            self.process = subprocess.Popen(command, env={**os.environ, **ports}, stdout=out, stderr=out)
+
+    def printed(self) -> str:
+        """Everything so far."""
+        return self._out.read_text()
+
+    def said(self, words: str) -> bool:
+        """Whether it printed ``words``, or ended."""
+        return words in self.printed() or self.process.poll() is not None
+
+    def children(self) -> list[psutil.Process]:
+        """Every process below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@contextlib.contextmanager
+def running(home: Path, ports: dict[str, str], *options: str, program: Path = BIN / "aquatint") -> Iterator[Run]:
+    """``aquatint run``, killed outright at the end, which its programs must not outlive."""
+    started = Run(home, ports, program, *options)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()

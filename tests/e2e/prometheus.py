@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +11,7 @@ import yaml
 
 from aquatint import readiness
 from tests.e2e.conftest import eventually
+from tests.programs import program
 from tests.seaweed import free_ports
 
 
@@ -31,11 +31,9 @@ class Prometheus:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        program = shutil.which("prometheus")
-        assert program is not None, "the dashboard's tests need Prometheus: apt-get install prometheus"
         self._process = subprocess.Popen(
             [
-                program,
+                program("prometheus"),
                 f"--config.file={self._folder / 'prometheus.yaml'}",
                 f"--storage.tsdb.path={self._folder / 'data'}",
                 f"--web.listen-address={self.url.removeprefix('http://')}",

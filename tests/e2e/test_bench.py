@@ -12,12 +12,12 @@ from aquatint_benchmarks.bench import PEER
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def test_one_command_measures_everything(tmp_path: Path) -> None:
     """The numbers of so few requests mean nothing; that every load got through and was counted does."""
-    command = [Path(sys.executable).parent / "aquatint", "bench", "--engine=onnx", "--per-client=2"]
+    command: list[str | Path] = [Path(sys.executable).parent / "aquatint", "bench", "--engine=onnx", "--per-client=2"]
     command += ["--clients=1", "--clients=4", f"--out={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from aquatint_benchmarks import intents
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.router import Router
 from aquatint_chat.settings import ChatSettings
+from openai.types.chat import ChatCompletionFunctionToolParam
 
 from aquatint.client import Client
 from aquatint.llm import EMBEDDED_MODEL
@@ -23,8 +24,9 @@ from aquatint.server import TritonServer
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX
+from tests.previews import assert_shows, pixels
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +60,15 @@ def test_the_bar(chat: httpx.Client, grpc_client: Client) -> None:
     """A wish is drawn, previewed before it is there, and remembered; the picture is the one Triton draws."""
     seen = list(events(chat, f"draw {FOX.prompt}", image={"seed": FOX.seed}))
     names = [name for name, _ in seen]
-    previews = [index for index, (name, data) in enumerate(seen) if name == "progress" and data["preview"]]
+    previews = {
+        index: data["preview"] for index, (name, data) in enumerate(seen) if name == "progress" and data["preview"]
+    }
     assert len(previews) == 7
-    assert previews[-1] < names.index("image")
+    assert max(previews) < names.index("image")
     image = next(data["image"] for name, data in seen if name == "image")
-    assert chat.get(image["url"]).content == grpc_client.generate(FOX).images[0].png
+    drawn = chat.get(image["url"]).content
+    assert drawn == grpc_client.generate(FOX).images[0].png
+    assert_shows(pixels(previews[max(previews)]), pixels(drawn))
     conversation = seen[-1][1]["conversation"]["id"]
     said = answer(chat, "what did I just ask for?", conversation_id=conversation)["message"]["content"]
     assert FOX.prompt in said
@@ -104,13 +110,15 @@ def test_status_and_drawing_errors(chat: httpx.Client) -> None:
 
 def test_tool_calls_reach_vllms_parser(llm_url: str) -> None:
     """vLLM's tool parser and our template: a forced call comes back as a call, streamed."""
-    schema = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
-    tools = [{"type": "function", "function": {"name": "draw", "description": "Draw", "parameters": schema}}]
+    schema: dict[str, object] = {"type": "object", "properties": {"prompt": {"type": "string"}}, "required": ["prompt"]}
+    tools: list[ChatCompletionFunctionToolParam] = [
+        {"type": "function", "function": {"name": "draw", "description": "Draw", "parameters": schema}}
+    ]
     with openai.OpenAI(base_url=f"{llm_url}/v1", api_key="none") as client:
         stream = client.chat.completions.create(
             model=EMBEDDED_MODEL,
             messages=[{"role": "user", "content": "Draw a red apple"}],
-            tools=tools,  # type: ignore[arg-type]
+            tools=tools,
             tool_choice={"type": "function", "function": {"name": "draw"}},
             stream=True,
             max_tokens=60,

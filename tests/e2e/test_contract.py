@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ DOORS = (
     "KServe runtime, our gRPC client",
     "KServe runtime, our HTTP client",
 )
+FAST = "onnx in Triton"
+BY_SPEED = [pytest.param(name, marks=[] if FAST in name else pytest.mark.slow) for name in DOORS]
+SERVERS = {
+    "onnx in Triton": "server",
+    "torch transformer in Triton": "torch_server",
+    "diffusers in Triton": "diffusers_server",
+    "KServe runtime": "runtime",
+}
 REQUESTS: dict[str, dict[str, Any]] = {
     "defaults": {"prompt": "a flat emoji of a fox on a blue background", "seed": 7},
     "every field": {
@@ -89,7 +97,7 @@ class Runtime:
         ports = [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}"]
         environment = {**os.environ, "MODEL_NAME": "mini", **settings}
         self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed by stop
-        command = [BIN / "aquatint-runtime", *ports]
+        command: list[str | Path] = [BIN / "aquatint-runtime", *ports]
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
 
     @property
@@ -139,34 +147,36 @@ def torch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSer
         yield running
 
 
+@pytest.fixture(params=BY_SPEED)
+def door(request: pytest.FixtureRequest) -> Door:
+    return open_door(request, request.param)
+
+
+def open_door(request: pytest.FixtureRequest, name: str) -> Door:
+    """A door, whose server starts when the first of its doors is asked for."""
+    where, protocol = name.split(", ")
+    server = request.getfixturevalue(SERVERS[where])
+    if isinstance(server, Runtime):
+        http, grpc = f"127.0.0.1:{server.http_port}", f"127.0.0.1:{server.grpc_port}"
+    else:
+        http, grpc = server.http_url, server.grpc_url
+    doors: dict[str, Callable[[], Door]] = {
+        "gRPC": lambda: ClientDoor(grpc, "grpc"),
+        "HTTP stream": lambda: ClientDoor(http, "http"),
+        "V1 REST": lambda: V1Door(http),
+        "V2 REST": lambda: V2RestDoor(http),
+        "V2 gRPC": lambda: V2GrpcDoor(grpc),
+        "our gRPC client": lambda: ClientDoor(grpc, "grpc"),
+        "our HTTP client": lambda: ClientDoor(http, "http"),
+    }
+    return doors[protocol]()
+
+
 @pytest.fixture(scope="module")
-def doors(
-    server: TritonServer, torch_server: TritonServer, diffusers_server: TritonServer, runtime: Runtime
-) -> dict[str, Door]:
-    rest, grpc = f"127.0.0.1:{runtime.http_port}", f"127.0.0.1:{runtime.grpc_port}"
-    found: dict[str, Door] = {"torch transformer in Triton, gRPC": ClientDoor(torch_server.grpc_url, "grpc")}
-    for engine, triton in (("onnx", server), ("diffusers", diffusers_server)):
-        found[f"{engine} in Triton, gRPC"] = ClientDoor(triton.grpc_url, "grpc")
-        found[f"{engine} in Triton, HTTP stream"] = ClientDoor(triton.http_url, "http")
-        found[f"{engine} in Triton, V2 REST"] = V2RestDoor(triton.http_url)
-    found["KServe runtime, V1 REST"] = V1Door(rest)
-    found["KServe runtime, V2 REST"] = V2RestDoor(rest)
-    found["KServe runtime, V2 gRPC"] = V2GrpcDoor(grpc)
-    found["KServe runtime, our gRPC client"] = ClientDoor(grpc, "grpc")
-    found["KServe runtime, our HTTP client"] = ClientDoor(rest, "http")
-    assert set(found) == set(DOORS)
-    return found
-
-
-@pytest.fixture(params=DOORS)
-def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
-    return doors[request.param]
-
-
-@pytest.fixture(scope="module")
-def references(doors: dict[str, Door]) -> dict[str, Drawn]:
-    """What the first door draws; that it equals diffusers is tested elsewhere."""
-    return {name: doors[DOORS[0]].draw(fields) for name, fields in REQUESTS.items()}
+def references(server: TritonServer) -> dict[str, Drawn]:
+    """What our gRPC client gets from the onnx engine; that it equals diffusers is tested elsewhere."""
+    door = ClientDoor(server.grpc_url, "grpc")
+    return {name: door.draw(fields) for name, fields in REQUESTS.items()}
 
 
 def pixels(file: bytes) -> NDArray[np.uint8]:
@@ -203,14 +213,13 @@ def test_random_seeds_are_returned(door: Door) -> None:
     assert psnr(pixels(again.files[0]), pixels(drawn[0].files[0])) >= MIN_PSNR_DB
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in DOORS if name not in ("onnx in Triton, V2 REST", "diffusers in Triton, V2 REST")]
-)
-def test_leaving_frees_the_engine(doors: dict[str, Door], name: str) -> None:
+@pytest.mark.parametrize("name", [each for each in BY_SPEED if "Triton, V2 REST" not in str(each.values[0])])
+def test_leaving_frees_the_engine(request: pytest.FixtureRequest, name: str) -> None:
     """After the caller of a long drawing left, the next one is served at once. Triton's ``infer`` goes on: a limit."""
-    doors[name].leave(LONG, after_s=0.7)
+    door = open_door(request, name)
+    door.leave(LONG, after_s=0.7)
     started = time.monotonic()
-    doors[name].draw({"prompt": "a fox", "num_inference_steps": 1})
+    door.draw({"prompt": "a fox", "num_inference_steps": 1})
     assert time.monotonic() - started < 5.0
 
 
@@ -263,6 +272,7 @@ def test_wrong_tensors(runtime: Runtime, body: dict[str, Any]) -> None:
     assert "Traceback" not in answer.text
 
 
+@pytest.mark.slow
 def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
     """Not ready while loading; busy is 429 with a time to come back; a wrong model ends the process."""
     small = Runtime(MODEL_ID=str(CHECKPOINT), AQUATINT_MAX_QUEUED="1")

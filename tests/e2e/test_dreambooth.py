@@ -35,17 +35,19 @@ from tests.conftest import ROOT
 from tests.e2e.processes import WebServer, mcp_environment
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, seaweed
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = ROOT / "pipelines" / "notebooks"
 BUCKET = "models"
 SUBJECT = GenerationRequest(prompt="a rhdog on a green background", seed=3)
 FOX = GenerationRequest(prompt="a flat emoji of a fox on a blue background", seed=7)
+PRIOR = recipe.load("mini").prior
+assert PRIOR is not None
 # Fewer steps than the recipe's own, on two cores that also serve; enough to pass the gate.
 SHORT = {
     "max_train_steps": 200,
-    "prior": {**recipe.load("mini").prior.model_dump(), "num_class_images": 26},
+    "prior": {**PRIOR.model_dump(), "num_class_images": 26},
     "validation": {"every_steps": 200, "prompts": ["a flat emoji of a {token}"]},
 }
 
@@ -90,9 +92,14 @@ def environment(live: TritonServer, s3: Seaweed, monkeypatch: pytest.MonkeyPatch
     return {**os.environ, **variables}
 
 
+def opened(path: Path) -> Any:
+    """A notebook."""
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat leaves it untyped
+
+
 def execute(name: str, folder: Path, **variables: str) -> list[Any]:
     """Run a notebook to its end; the outputs of its cells."""
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    notebook = opened(NOTEBOOKS / f"{name}.ipynb")
     kernel = {**os.environ, "WORK": str(folder), **variables}
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOKS)}})
     client.execute(env=kernel)
@@ -106,7 +113,7 @@ def texts(outputs: list[Any]) -> str:
 
 def test_notebooks_are_committed_without_outputs() -> None:
     for path in NOTEBOOKS.glob("*.ipynb"):
-        for cell in nbformat.read(path, as_version=4).cells:
+        for cell in opened(path).cells:
             assert not cell.get("outputs"), path.name
             assert cell.get("execution_count") is None, path.name
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from fastmcp import Client as McpClient
@@ -25,7 +26,8 @@ from aquatint.server import TritonServer
 from tests.conftest import ROOT
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import BIN, WebServer, mcp_environment
-from tests.e2e.test_fronts import FOX, pixels
+from tests.e2e.test_fronts import FOX
+from tests.previews import assert_shows, pixels
 
 pytestmark = pytest.mark.e2e
 
@@ -59,14 +61,15 @@ def fox(grpc_client: Client) -> bytes:
 def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
     """The official TypeScript SDKs draw with live progress and previews, and cancel a drawing mid-way."""
     cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
-    command = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
+    command: list[str | Path] = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["protocol"] == protocol
     assert [event["progress"] for event in seen["progress"]] == list(range(1, 29))
-    previews = [event["_meta"]["aquatint/preview"]["step"] for event in seen["progress"] if "_meta" in event]
-    assert previews == [4, 8, 12, 16, 20, 24, 28]
+    previews = [event["_meta"]["aquatint/preview"] for event in seen["progress"] if "_meta" in event]
+    assert [preview["step"] for preview in previews] == [4, 8, 12, 16, 20, 24, 28]
+    assert_shows(pixels(previews[-1]["data"]), pixels(fox))
     image = next(block for block in seen["drawn"]["content"] if block["type"] == "image")
     assert base64.b64decode(image["data"]) == fox
     assert httpx.get(seen["drawn"]["structuredContent"]["images"][0]["url"]).content == fox
@@ -87,6 +90,9 @@ def test_openai_client(mcp: WebServer, metrics: Metrics, fox: bytes) -> None:
         *partial, completed = client.images.generate(prompt=FOX.prompt, stream=True, partial_images=3, extra_body=seed)
         assert [event.type for event in partial] == ["image_generation.partial_image"] * 3
         assert base64.b64decode(completed.b64_json) == fox
+        # Partial images have the picture's size; made small again they are the preview.
+        last = Image.fromarray(pixels(partial[-1].b64_json)).resize((8, 8), Image.Resampling.BOX)
+        assert_shows(np.asarray(last), pixels(fox))
 
         cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
         long = {"steps": 150}
@@ -111,7 +117,16 @@ def test_the_seed_demos_request(mcp: WebServer, fox: bytes) -> None:
 def test_conformance(mcp: WebServer, scenario: str, tmp_path: Path) -> None:
     """The scenarios of the MCP conformance suite that need no special tools of the server."""
     program = NODE / "node_modules" / ".bin" / "conformance"
-    command = [program, "server", "--url", f"{mcp.url}/mcp", "--scenario", scenario, "--output-dir", tmp_path]
+    command: list[str | Path] = [
+        program,
+        "server",
+        "--url",
+        f"{mcp.url}/mcp",
+        "--scenario",
+        scenario,
+        "--output-dir",
+        tmp_path,
+    ]
     done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -121,7 +136,7 @@ def test_inspector(mcp: WebServer) -> None:
     program = NODE / "node_modules" / ".bin" / "mcp-inspector"
 
     def inspect(*arguments: str) -> Any:
-        command = [program, "--cli", f"{mcp.url}/mcp", "--transport", "http", *arguments]
+        command: list[str | Path] = [program, "--cli", f"{mcp.url}/mcp", "--transport", "http", *arguments]
         done = subprocess.run(command, env=mcp.environment, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.prometheus import Prometheus
 from tests.e2e.test_chat import answer
 from tests.e2e.test_deploy import running_triton
+from tests.programs import program
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +39,7 @@ def expressions() -> list[str]:
     return [each.replace("$__rate_interval", "1m").replace("$model", ".*") for each in raw]
 
 
+@pytest.mark.slow
 def test_queries(mini_repository: Path, llm_url: str, tmp_path: Path) -> None:
     """After some pictures, some talk and a failure, every panel that needs no GPU shows numbers."""
     with contextlib.ExitStack() as stack:
@@ -74,12 +75,10 @@ def test_queries(mini_repository: Path, llm_url: str, tmp_path: Path) -> None:
 
 def test_alerts(tmp_path: Path) -> None:
     """Prometheus's own tool accepts the rules."""
-    promtool = shutil.which("promtool")
-    assert promtool is not None, "the alerts' tests need Prometheus: apt-get install prometheus"
     groups = yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(groups))
     done = subprocess.run(
-        [promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False
+        [program("promtool"), "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert f"{len(groups['groups'][0]['rules'])} rules found" in done.stdout

@@ -20,11 +20,11 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
 from tests.e2e.test_fronts import FOX
+from tests.programs import program
 from tests.seaweed import free_ports
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = os.environ.get("AQUATINT_CHROMIUM", "/usr/bin/chromium")
 # The machine's network may be closed: the browser itself must not call home.
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -43,17 +43,29 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    assert Path(CHROMIUM).exists(), "the browser tests need Chromium: apt-get install chromium, or AQUATINT_CHROMIUM"
+    chromium = program("chromium")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        running = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
         yield running
         running.close()
 
 
 @pytest.fixture(scope="module")
-def url(server: TritonServer, llm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page over the session's Triton, while there is no language model."""
+    with served(server, NOBODY, tmp_path_factory.mktemp("page")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def talking_url(server: TritonServer, llm_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page over the session's Triton and vLLM."""
-    folder = tmp_path_factory.mktemp("page")
+    with served(server, llm_url, tmp_path_factory.mktemp("talking-page")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def served(server: TritonServer, llm_url: str, folder: Path) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(server.grpc_url, folder)))
         chat = stack.enter_context(WebServer("aquatint-chat", chat_environment(mcp.url, llm_url, folder)))
@@ -127,6 +139,8 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
     page.get_by_role("button", name="Close settings").click()
     say(page, f"draw {FOX.prompt}")
     expect(page.get_by_test_id("preview")).to_be_visible()
+    # A picture that the browser could read, of one pixel per latent.
+    expect(page.get_by_test_id("preview")).to_have_js_property("naturalWidth", 8)
     expect(page.locator(".drawn img")).to_have_count(0)
     expect(page.get_by_role("progressbar")).to_be_visible()
     done(page)
@@ -136,12 +150,28 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
 
     page.reload()
     expect(page.locator(".drawn img")).to_have_count(1)
-    say(page, "what did I just ask for?")
-    done(page)
-    expect(page.locator(".from-aquatint").last).to_contain_text(FOX.prompt)
+    assert last_picture(page) == grpc_client.generate(wanted).images[0].png
 
 
-def test_talk(page: Page) -> None:
+@pytest.mark.slow
+def test_what_was_asked_for_is_remembered(browser: Browser, talking_url: str) -> None:
+    with opened(browser, talking_url) as page:
+        say(page, f"draw {FOX.prompt}")
+        done(page)
+        page.reload()
+        expect(page.locator(".drawn img")).to_have_count(1)
+        say(page, "what did I just ask for?")
+        done(page)
+        expect(page.locator(".from-aquatint").last).to_contain_text(FOX.prompt)
+
+
+@pytest.mark.slow
+def test_talk(browser: Browser, talking_url: str) -> None:
+    with opened(browser, talking_url) as page:
+        _talk(page)
+
+
+def _talk(page: Page) -> None:
     say(page, "What is the capital of France?")
     done(page)
     expect(page.locator(".from-aquatint")).to_contain_text("Paris")
@@ -403,11 +433,12 @@ def _message(number: int, role: str, content: str) -> dict[str, object]:
     return {"id": number, "role": role, "content": content, "created_at": "", **empty}
 
 
-def test_screenshots(browser: Browser, url: str, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_screenshots(browser: Browser, talking_url: str, tmp_path: Path) -> None:
     """Light, dark and narrow; ``make screenshots`` keeps them."""
     folder = Path(os.environ.get("AQUATINT_SCREENSHOTS", tmp_path))
     for name, scheme, viewport in (("light", "light", WIDE), ("dark", "dark", WIDE), ("narrow", "light", NARROW)):
-        with opened(browser, url, color_scheme=scheme, viewport=viewport) as page:
+        with opened(browser, talking_url, color_scheme=scheme, viewport=viewport) as page:
             settings(page)
             set_number(page, "Seed", "7")
             page.get_by_role("button", name="Close settings").click()

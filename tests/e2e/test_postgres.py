@@ -19,9 +19,9 @@ pytestmark = pytest.mark.e2e
 def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # Read while the package is imported; it warns without.
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    import pgserver  # noqa: PLC0415
+    from pgserver.postgres_server import get_server  # noqa: PLC0415
 
-    with pgserver.get_server(tmp_path / "data") as server:
+    with get_server(tmp_path / "data") as server:
         yield server
 
 

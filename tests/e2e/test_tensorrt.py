@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,7 @@ from aquatint.server import TritonServer
 from tests.checkpoints import MakeCheckpoint
 from tests.e2e.conftest import FREE_PORTS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_decoder")
 
@@ -83,7 +84,7 @@ def test_a_repository_of_engines(make_checkpoint: MakeCheckpoint, tmp_path: Path
     written = export_checkpoint(str(source), out, "tiny", dtype=dtype, max_batch_size=8, engine_options=options)
     assert written.engine == "tensorrt"
     assert manifest.verify(out) == written
-    assert written.components["transformer"]["engine"]["compute_capabilities"] == ["sm89"]  # type: ignore[index]
+    assert written.components["transformer"]["engine"]["compute_capabilities"] == ["sm89"]
     assert not list(out.rglob("model.onnx*"))
     for name in COMPONENTS:
         config = parse_config((out / f"tiny_{name}" / "config.pbtxt").read_text())
@@ -122,7 +123,7 @@ def test_the_gate_through_a_server(server: TritonServer, mini_checkpoint: Path) 
 
 
 def test_auto_says_what_it_takes_and_why(
-    make_checkpoint: MakeCheckpoint, make_unet_checkpoint: object, tmp_path: Path
+    make_checkpoint: MakeCheckpoint, make_unet_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """TensorRT, then ONNX, then diffusers: what cannot be used here is named with its reason."""
     source = make_checkpoint()
@@ -136,7 +137,7 @@ def test_auto_says_what_it_takes_and_why(
     again = list(repositories(str(source), "x", tmp_path, "onnx", print))
     assert again[0][1] == chosen["onnx"][0]
     assert (chosen["onnx"][0] / "manifest.json").stat().st_mtime_ns == written
-    other = make_unet_checkpoint("sdxl")  # type: ignore[operator]
+    other = make_unet_checkpoint("sdxl")
     chosen = {engine: (out, why) for engine, out, why in repositories(str(other), "y", tmp_path, "auto", print)}
     assert chosen["onnx"][0] is None
     assert "only StableDiffusion3Pipeline checkpoints can be exported" in chosen["onnx"][1]

@@ -23,7 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name == "sd3.5" else pytest.mark.slow) for name in VARIANTS]
+)
 def test_every_kind_of_checkpoint_passes_the_gate(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, variant: str
 ) -> None:
@@ -39,6 +41,7 @@ def test_every_kind_of_checkpoint_passes_the_gate(
     assert models == {"tiny", "tiny_stream"} | {f"tiny_{component}" for component in expected}
 
 
+@pytest.mark.slow
 def test_clip_may_be_absent(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     source = make_checkpoint(absent=("text_encoder", "text_encoder_2"))
     export_checkpoint(str(source), tmp_path / "repository", name="tiny")
@@ -46,6 +49,7 @@ def test_clip_may_be_absent(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> 
     assert [encoder.present for encoder in served.text_encoders] == [False, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_half_precision_and_both_targets(make_checkpoint: MakeCheckpoint, tmp_path: Path, target: Any) -> None:
     out = tmp_path / "repository"
@@ -68,6 +72,7 @@ def test_half_precision_and_both_targets(make_checkpoint: MakeCheckpoint, tmp_pa
         assert config.instance_group[0].Kind.Name(config.instance_group[0].kind) == "KIND_CPU"
 
 
+@pytest.mark.slow
 def test_a_failed_gate_publishes_nothing(
     make_checkpoint: MakeCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +123,7 @@ def test_unsupported_schedulers_are_refused(make_checkpoint: MakeCheckpoint, tmp
         export_checkpoint(str(make_checkpoint(scheduler={"use_karras_sigmas": True})), tmp_path / "repository")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_one_component_at_a_time(make_checkpoint: MakeCheckpoint, tmp_path: Path, dtype: str) -> None:
     source = make_checkpoint(num_layers=3, defaults={"skip_layer_guidance": {"layers": [0, 1]}})
@@ -127,6 +133,7 @@ def test_one_component_at_a_time(make_checkpoint: MakeCheckpoint, tmp_path: Path
     assert "skip_layers" in written.components["transformer"]["inputs"]
 
 
+@pytest.mark.slow
 def test_a_text_encoder_can_be_dropped(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     source = make_checkpoint()
     written = export_checkpoint(str(source), tmp_path / "repository", "tiny", without=("text_encoder_3",))

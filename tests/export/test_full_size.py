@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.slow
 
 # transformer/config.json of stabilityai/stable-diffusion-3.5-medium and -large.
 COMMON = {
@@ -47,7 +47,7 @@ LARGE = {
     "dual_attention_layers": (),
 }
 # text_encoder_2/config.json (OpenCLIP bigG) and text_encoder_3/config.json (T5 v1.1 XXL).
-CLIP_G = {
+CLIP_G: dict[str, Any] = {
     "hidden_size": 1280,
     "intermediate_size": 5120,
     "num_attention_heads": 20,
@@ -56,7 +56,7 @@ CLIP_G = {
     "max_position_embeddings": 77,
     "vocab_size": 49408,
 }
-T5_XXL = {
+T5_XXL: dict[str, Any] = {
     "d_model": 4096,
     "d_kv": 64,
     "d_ff": 10240,
@@ -66,6 +66,7 @@ T5_XXL = {
 }
 LATENT = (16, "latent_height", "latent_width")
 BOUND = 1e-4
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def transformer_component(module: nn.Module) -> Component:
@@ -78,7 +79,7 @@ def transformer_component(module: nn.Module) -> Component:
     return Component("transformer", module, ports, (Port("noise_pred", torch.float32, LATENT),))
 
 
-def random_weights(module: nn.Module) -> nn.Module:
+def random_weights(module: _Model) -> _Model:
     """Outputs of untrained adaptive norms are zero; these are not, and neither do they grow without bound."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import mcp_types
 import pytest
 from aquatint_mcp import build_server
 from aquatint_mcp.settings import McpSettings
 from fastmcp import Client
+from fastmcp.client.client import CallToolResult
 from fastmcp.exceptions import ToolError
 from fastmcp_tasks import call_tool_task
 from mcp.shared.exceptions import MCPError
@@ -37,6 +39,26 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def store(tmp_path: Path) -> ImageStore:
     return ImageStore(FileObjects(tmp_path), b"k" * 32, "http://public")
+
+
+def structured(result: CallToolResult) -> dict[str, Any]:
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+def text_of(block: mcp_types.ContentBlock) -> str:
+    assert isinstance(block, mcp_types.TextContent)
+    return block.text
+
+
+def image_of(block: mcp_types.ContentBlock) -> mcp_types.ImageContent:
+    assert isinstance(block, mcp_types.ImageContent)
+    return block
+
+
+def link_of(block: mcp_types.ContentBlock) -> mcp_types.ResourceLink:
+    assert isinstance(block, mcp_types.ResourceLink)
+    return block
 
 
 class Seen:
@@ -76,14 +98,14 @@ async def test_a_picture_with_all_that_belongs_to_it(client: Client[Any], store:
     result = await client.call_tool("generate_image", {"prompt": "a fox", "seed": 5, "num_images": 2, "width": 32})
     text, *pictures = result.content
     assert [block.type for block in pictures] == ["image", "resource_link"] * 2
-    assert Image.open(io.BytesIO(base64.b64decode(pictures[0].data))).size == (32, 64)
-    structured = result.structured_content
-    assert [image["seed"] for image in structured["images"]] == [5, 6]
-    assert structured["parameters"]["prompt"] == "a fox"
-    assert structured["images"][0]["url"] in text.text
-    assert structured["images"][0]["resource"] == pictures[1].uri
-    stored, data = await store.get(structured["images"][0]["id"])
-    assert base64.b64decode(pictures[0].data) == data
+    assert Image.open(io.BytesIO(base64.b64decode(image_of(pictures[0]).data))).size == (32, 64)
+    drawn = structured(result)
+    assert [image["seed"] for image in drawn["images"]] == [5, 6]
+    assert drawn["parameters"]["prompt"] == "a fox"
+    assert drawn["images"][0]["url"] in text_of(text)
+    assert drawn["images"][0]["resource"] == link_of(pictures[1]).uri
+    stored, data = await store.get(drawn["images"][0]["id"])
+    assert base64.b64decode(image_of(pictures[0]).data) == data
     assert stored.parameters["width"] == 32
 
 
@@ -92,10 +114,12 @@ async def test_progress_and_previews(engine: FakeEngine, store: ImageStore, seen
     async with Client(
         server, mode="legacy", progress_handler=seen.on_progress, message_handler=seen.on_message
     ) as client:
-        await client.call_tool("generate_image", {"prompt": "a fox"})
+        drawn = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert seen.progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [preview["step"] for preview in seen.previews] == [2, 4]
-    assert Image.open(io.BytesIO(base64.b64decode(seen.previews[0]["data"]))).size == (64, 64)
+    # The fake engine's previews are its pictures.
+    picture = next(block for block in drawn.content if block.type == "image")
+    assert [preview["data"] for preview in seen.previews] == [picture.data] * 2
 
 
 @pytest.mark.parametrize(
@@ -114,8 +138,8 @@ async def test_progress_and_previews(engine: FakeEngine, store: ImageStore, seen
 async def test_errors_are_mcp_errors(client: Client[Any], arguments: dict[str, Any], message: str) -> None:
     result = await client.call_tool("generate_image", arguments, raise_on_error=False)
     assert result.is_error
-    assert result.content[0].text.startswith(message)
-    assert "pydantic" not in result.content[0].text
+    assert text_of(result.content[0]).startswith(message)
+    assert "pydantic" not in text_of(result.content[0])
 
 
 async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: ImageStore) -> None:
@@ -130,8 +154,8 @@ async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: Im
 
 
 async def test_engine_failures(client: Client[Any], engine: FakeEngine) -> None:
-    engine.transport.failures = [errors.Overloaded("the queue is full; retry after 1 s")]
-    with pytest.raises(ToolError, match="Overloaded: the queue is full"):
+    engine.transport.failures = [errors.Overloaded("the queue is full", 1.0)]
+    with pytest.raises(ToolError, match="Overloaded: the queue is full; retry after 1 s"):
         await client.call_tool("generate_image", {"prompt": "a fox"})
 
 
@@ -142,32 +166,35 @@ async def test_cancel_reaches_the_engine(engine: FakeEngine, store: ImageStore) 
         await until(lambda: engine.active == 1)
         call.cancel()
         await until(lambda: engine.active == 0)
-        assert (await client.call_tool("list_images")).structured_content["images"] == []
+        assert structured(await client.call_tool("list_images"))["images"] == []
 
 
 async def test_as_a_background_task(engine: FakeEngine, store: ImageStore) -> None:
     async with Client(build_server(engine, store), mode="2026-07-28") as client:
         task = await call_tool_task(client, "generate_image", {"prompt": "a fox", "seed": 5})
         result = await task.result()
-        assert result.structured_content["images"][0]["seed"] == 5
+        assert structured(result)["images"][0]["seed"] == 5
 
 
 async def test_gallery(client: Client[Any]) -> None:
     drawn = [
-        (await client.call_tool("generate_image", {"prompt": prompt})).structured_content["images"][0]["id"]
+        structured(await client.call_tool("generate_image", {"prompt": prompt}))["images"][0]["id"]
         for prompt in ("a fox", "an owl", "a red fox")
     ]
-    listed = (await client.call_tool("list_images", {"query": "fox", "limit": 1})).structured_content
+    listed = structured(await client.call_tool("list_images", {"query": "fox", "limit": 1}))
     assert [image["id"] for image in listed["images"]] == [drawn[2]]
-    more = (await client.call_tool("list_images", {"query": "fox", "cursor": listed["next_cursor"]})).structured_content
+    more = structured(await client.call_tool("list_images", {"query": "fox", "cursor": listed["next_cursor"]}))
     assert [image["id"] for image in more["images"]] == [drawn[0]]
     fetched = await client.call_tool("get_image", {"image_id": drawn[1]})
-    assert fetched.structured_content["parameters"]["prompt"] == "an owl"
+    assert structured(fetched)["parameters"]["prompt"] == "an owl"
     assert fetched.content[0].type == "image"
     (content,) = await client.read_resource(f"image://{drawn[1]}")
+    assert isinstance(content, mcp_types.BlobResourceContents)
     assert content.mime_type == "image/png"
     assert Image.open(io.BytesIO(base64.b64decode(content.blob))).size == (64, 64)
-    assert drawn[1] in (await client.read_resource("gallery://images"))[0].text
+    gallery = (await client.read_resource("gallery://images"))[0]
+    assert isinstance(gallery, mcp_types.TextResourceContents)
+    assert drawn[1] in gallery.text
     await client.call_tool("delete_image", {"image_id": drawn[1]})
     for call in (client.call_tool("get_image", {"image_id": drawn[1]}), client.read_resource(f"image://{drawn[1]}")):
         with pytest.raises((ToolError, MCPError), match="ImageNotFound"):
@@ -184,16 +211,17 @@ async def test_descriptions(client: Client[Any]) -> None:
     tools = {tool.name: tool for tool in await client.list_tools()}
     assert set(tools) == {"generate_image", "list_models", "list_images", "get_image", "delete_image"}
     assert all(tool.output_schema and tool.description and tool.annotations for tool in tools.values())
-    assert tools["delete_image"].annotations.destructive_hint
-    assert tools["list_images"].annotations.read_only_hint
+    hints = {name: tool.annotations for name, tool in tools.items() if tool.annotations}
+    assert hints["delete_image"].destructive_hint
+    assert hints["list_images"].read_only_hint
     limits = tools["generate_image"].input_schema["properties"]["num_images"]
     assert (limits["minimum"], limits["maximum"]) == (1, 10)
-    models = (await client.call_tool("list_models")).structured_content["models"]
+    models = structured(await client.call_tool("list_models"))["models"]
     assert (models[0]["name"], models[0]["max_size"]) == ("fake", 128)
     prompts = {prompt.name for prompt in await client.list_prompts()}
     assert prompts == {"draw", "variations", "explore"}
     message = (await client.get_prompt("draw", {"subject": "fox"})).messages[0]
-    assert "a flat emoji of a fox on a blue background" in message.content.text
+    assert "a flat emoji of a fox on a blue background" in text_of(message.content)
 
 
 async def test_rate_limit(engine: FakeEngine, store: ImageStore) -> None:
@@ -209,7 +237,7 @@ async def test_large_pictures_are_inlined_small(engine: FakeEngine, store: Image
         assert [block.type for block in result.content] == ["text", "resource_link"]
     async with Client(build_server(engine, store, inline_bytes=100), mode="legacy") as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
-        assert result.content[1].mime_type == "image/jpeg"
+        assert image_of(result.content[1]).mime_type == "image/jpeg"
 
 
 @pytest.mark.parametrize("options", [{"tokens": {"a": "b"}}, {"allow_anonymous": True}, {"host": "::1"}])

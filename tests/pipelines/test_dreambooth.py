@@ -155,6 +155,7 @@ def test_a_kill_between_two_renames_loses_no_state(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(dataset: Path, tmp_path: Path) -> None:
     """As several GPUs do: batches of their own, averaged gradients, one stop, one set of files; then on from there."""
     chosen = quick(validation={"every_steps": 2, "prompts": ["a {token}"], "patience": 1})

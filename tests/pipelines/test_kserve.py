@@ -14,9 +14,11 @@ from aquatint_pipelines import kserve, steps
 from aquatint_pipelines.kserve import InferenceService
 from kubernetes.client.exceptions import ApiException
 
+from aquatint.client import Client
 from aquatint.errors import BundleRejected, EngineUnavailable, ModelNotFound
-from aquatint.registry import Registry
+from aquatint.registry import REPOSITORY, Registry
 from aquatint.storage import FileObjects
+from aquatint.testing import fake_client
 from tests.deploy.manifests import build, schema_of
 
 NEW, BAD = "s3://models/mini/2/repository", "s3://models/mini/3/repository"
@@ -91,15 +93,22 @@ def service(cluster: Cluster) -> InferenceService:
     return InferenceService(cluster, "images", "aquatint", poll_s=0.01)
 
 
+def served(uri: str, canary: int | None = None) -> dict[str, Any]:
+    """The patch that has an address served, ``None`` taking away a canary's share."""
+    return {"spec": {"predictor": {"canaryTrafficPercent": canary, "model": {"storageUri": uri}}}}
+
+
 def test_deploy(cluster: Cluster, service: InferenceService) -> None:
     before = cluster.uri
     assert service.deploy(NEW, None, 5.0) == before
-    assert cluster.uri == NEW
+    assert cluster.patches == [served(NEW)]
+    service.roll_back(before)
+    assert cluster.patches[1:] == [served(before)]
 
 
 def test_a_canary_is_promoted_or_rolled_back(cluster: Cluster, service: InferenceService) -> None:
     before = service.deploy(NEW, 10, 5.0)
-    assert cluster.service["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    assert cluster.patches == [served(NEW, 10)]
     service.promote()
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
     service.roll_back(before)
@@ -146,12 +155,59 @@ def test_the_step_moves_the_pointer_when_all_traffic_moved(
     assert (pointer and pointer.version) == in_use
 
 
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Registry:
+    """Two versions of ``mini`` in a folder that stands for any bucket."""
+    monkeypatch.setattr(kserve, "connect", lambda: cluster)
+    monkeypatch.setattr(kserve, "InferenceService", functools.partial(InferenceService, poll_s=0.01))
+    objects = FileObjects(tmp_path / "bucket")
+    monkeypatch.setattr(steps, "open_objects", lambda _: objects)
+    made = Registry(objects, "mini")
+    for number in (1, 2):
+        (tmp_path / "file").write_text(f"version {number}")
+        made.publish({f"{REPOSITORY}/mini/config.pbtxt": tmp_path / "file"}, {})
+    return made
+
+
+@pytest.mark.parametrize("store", ["s3://models", "s3://models/", "s3://models/team/a", "pvc://weights/a/"])
+def test_the_step_writes_where_the_version_is(cluster: Cluster, registry: Registry, tmp_path: Path, store: str) -> None:
+    """KServe downloads what is below the address: it must be the model repository itself, of this very version."""
+    steps.deploy_to_kserve(store, "mini", 2, "images", "aquatint", 0, 5.0, "", [])
+    assert cluster.patches == [served(f"{store.rstrip('/')}/models/mini/2/repository")]
+    below_the_store = cluster.uri.removeprefix(f"{store.rstrip('/')}/")
+    assert (tmp_path / "bucket" / below_the_store / "mini" / "config.pbtxt").read_text() == "version 2"
+
+
+@pytest.mark.parametrize("canary", [0, 25])
+def test_the_step_draws_the_probes_at_the_address_given(
+    cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch, canary: int
+) -> None:
+    """While the new version has its share of the traffic, and before it gets all."""
+    calls: list[Any] = []
+
+    def connect(**options: Any) -> Client:
+        calls.append(options)
+        return fake_client()
+
+    def draw(_: Client, probes: list[str], version: int) -> None:
+        calls.append((probes, version, cluster.service["spec"]["predictor"].get("canaryTrafficPercent")))
+
+    monkeypatch.setattr(steps, "connect", connect)
+    monkeypatch.setattr("aquatint.registry.draw", draw)
+    steps.deploy_to_kserve("s3://m", "mini", 2, "images", "aquatint", canary, 5.0, "images:9000", ["a fox"])
+    where = {"url": "images:9000", "protocol": "grpc", "model": "mini"}
+    assert calls == [where, (["a fox"], 2, canary or None)]
+    assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+    latest = registry.latest()
+    assert latest is not None
+    assert latest.version == 2
+
+
 def test_a_version_that_does_not_load_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     before = cluster.uri
     with pytest.raises(EngineUnavailable, match="no such key"):
         service.deploy(BAD, 10, 5.0)
-    assert cluster.uri == before
-    assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+    assert cluster.patches == [served(BAD, 10), served(before)]
 
 
 def test_time_runs_out(cluster: Cluster, service: InferenceService) -> None:

@@ -100,7 +100,7 @@ def test_training_stops_resumes_and_anneals(tmp_path: Path) -> None:
         minutes=0.01, batch_size=1, learning_rate=0.1, warmup_steps=1, ema_decay=0.5, compile=False
     )
 
-    def run(minutes: float) -> training.Stage:
+    def run(minutes: float) -> training.Stage[torch.nn.Linear]:
         torch.manual_seed(0)
         stage = training.Stage(
             torch.nn.Linear(4, 1), stage_recipe.model_copy(update={"minutes": minutes}), tmp_path, mixed_precision="no"
@@ -136,7 +136,7 @@ def test_shipped_checkpoint_is_small_and_has_no_pickles(mini_checkpoint: Path) -
     assert not [path for path in files if path.suffix in {".bin", ".pt", ".ckpt", ".pkl", ".pth"}]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_the_dataset_builds_to_the_same_hash(tmp_path: Path, mini_checkpoint: Path) -> None:
     """From the pinned npm packages; the data card names the hash of the build that trained the shipped checkpoint."""
     built = datasets.build(tmp_path / "dataset.zip", tmp_path / "npm")

@@ -55,7 +55,7 @@ class HubEmbedder:
     def __init__(self, name: str) -> None:
         from transformers import AutoImageProcessor, AutoModel  # noqa: PLC0415 - only this embedder needs them
 
-        self._processor = AutoImageProcessor.from_pretrained(name)
+        self._processor = AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]  # untyped upstream
         self._model = AutoModel.from_pretrained(name).eval()
 
     @torch.no_grad()

@@ -171,7 +171,7 @@ class Trainer:
         vae = self._pipeline.vae.to(self._accelerator.device, torch.float32).requires_grad_(False)
         tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         with torch.no_grad():
-            moments = [vae.encode(part.to(vae.device)).latent_dist.parameters for part in tensor.split(8)]
+            moments = [vae.encode(part.to(vae.device)).latent_dist.parameters for part in torch.split(tensor, 8)]
         return Rows(DiagonalGaussianDistribution(torch.cat(moments)), [picture.caption for picture in described])
 
     def _prepare(self) -> None:
@@ -285,8 +285,10 @@ class Trainer:
     def _sigmas(self, count: int) -> Tensor:
         """Logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
         recipe = self._recipe
-        sigmas = compute_density_for_timestep_sampling("logit_normal", count, recipe.logit_mean, recipe.logit_std)
-        shift = self._pipeline.scheduler.config.shift
+        sigmas: Tensor = compute_density_for_timestep_sampling(
+            "logit_normal", count, recipe.logit_mean, recipe.logit_std
+        )
+        shift: float = self._pipeline.scheduler.config.shift
         return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
 
     def _validate(self) -> float | None:

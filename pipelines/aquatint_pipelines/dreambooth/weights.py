@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def make_optimizer(
     parameters: list[nn.Parameter], recipe: DreamboothRecipe, device: torch.device
 ) -> tuple[torch.optim.Optimizer, str]:
     """The recipe's optimizer, and why it is this one: 8-bit Adam needs bitsandbytes and a GPU."""
-    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     why = "as the recipe says"
     if recipe.optimizer == "adamw8bit":
         if device.type != "cuda":

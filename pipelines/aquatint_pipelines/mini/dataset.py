@@ -121,7 +121,8 @@ class EmojiDataset:
     def picture(self, combination: Combination, size: int) -> NDArray[np.uint8]:
         """The composed picture, UINT8 ``(size, size, 3)``."""
         rgba = self.pictures[combination.style][self.subjects.index(combination.subject)]
-        return compose(rgba[None], np.array([BACKGROUNDS[combination.background]]), size)[0]
+        composed: NDArray[np.uint8] = compose(rgba[None], np.array([BACKGROUNDS[combination.background]]), size)[0]
+        return composed
 
 
 def is_held_out(combination: Combination) -> bool:
@@ -138,8 +139,8 @@ def compose(rgba: NDArray[np.uint8], background: NDArray[Any], size: int) -> NDA
     picture = rgba[..., :3] * alpha + background[:, None, None, :].astype(np.float32) * (1.0 - alpha)
     factor = rgba.shape[1] // size
     n = rgba.shape[0]
-    picture = picture.reshape(n, size, factor, size, factor, 3).mean(axis=(2, 4))
-    return np.rint(picture).astype(np.uint8)
+    shrunk: NDArray[np.float32] = picture.reshape(n, size, factor, size, factor, 3).mean(axis=(2, 4))
+    return np.rint(shrunk).astype(np.uint8)
 
 
 def build(out: Path, cache_dir: Path) -> EmojiDataset:

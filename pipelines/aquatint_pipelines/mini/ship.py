@@ -53,7 +53,7 @@ def pack(run: Path, out: Path) -> list[Path]:
         pipeline.save_pretrained(Path(scratch) / "pipeline", safe_serialization=True)
         shutil.copytree(run / "judge", Path(scratch) / "judge")
         archive = Path(shutil.make_archive(str(Path(scratch) / "run"), "tar", scratch))
-        pieces = []
+        pieces: list[Path] = []
         with archive.open("rb") as file:
             while data := file.read(_PIECE_BYTES):
                 pieces.append(out / f"run.tar.{len(pieces):03d}")

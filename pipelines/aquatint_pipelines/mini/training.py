@@ -34,6 +34,8 @@ _SAVE_EVERY_SECONDS = 240.0
 # A step that seems to take longer than this was suspended, and the pause is not charged to the budget.
 _LONGEST_STEP_SECONDS = 10.0
 
+_Model = TypeVar("_Model", bound=torch.nn.Module)
+
 
 def precision(wanted: str) -> tuple[str, str]:
     """What ``mixed_precision: auto`` means on this machine, and why; anything else is taken as it is."""
@@ -78,10 +80,7 @@ class Progress:
         vars(self).update({"warm_steps": state["step"], **state})
 
 
-Trained = TypeVar("Trained", bound=torch.nn.Module)
-
-
-class Stage(Generic[Trained]):
+class Stage(Generic[_Model]):
     """Runs one model for the minutes its recipe gives, resuming from ``folder`` when a checkpoint is there, else from
     ``snapshot`` when that is.
 
@@ -91,7 +90,7 @@ class Stage(Generic[Trained]):
 
     def __init__(
         self,
-        model: Trained,
+        model: _Model,
         recipe: StageRecipe,
         folder: Path,
         *,
@@ -182,11 +181,11 @@ class Stage(Generic[Trained]):
         return True
 
     @contextmanager
-    def averaged(self) -> Iterator[Trained]:
+    def averaged(self) -> Iterator[_Model]:
         """The unwrapped model with the EMA weights in it, for as long as the context lasts."""
         self.ema.store(self.model.parameters())
         self.ema.copy_to(self.model.parameters())
-        model: Trained = self.accelerator.unwrap_model(self.model).eval()
+        model: _Model = self.accelerator.unwrap_model(self.model).eval()
         try:
             yield model
         finally:
@@ -214,10 +213,10 @@ class Stage(Generic[Trained]):
         save_file(weights, partial, metadata=header)
         partial.replace(path)
 
-    def finish(self) -> Trained:
+    def finish(self) -> _Model:
         """Return the unwrapped model with the EMA weights in it."""
         self.ema.copy_to(self.model.parameters())
-        model: Trained = self.accelerator.unwrap_model(self.model)
+        model: _Model = self.accelerator.unwrap_model(self.model)
         return model.eval()
 
 

@@ -286,4 +286,5 @@ def encode_pictures(
         pictures = scenes.pictures(dataset, combinations[start : start + 16], size)
         parts.append(autoencoder.encode(vae.as_tensor(pictures).to(device)).latent_dist.mode())
     config = autoencoder.config
-    return (torch.cat(parts) - config.shift_factor) * config.scaling_factor
+    latents: Tensor = (torch.cat(parts) - config.shift_factor) * config.scaling_factor
+    return latents

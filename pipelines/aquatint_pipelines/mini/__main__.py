@@ -11,18 +11,21 @@ from aquatint_pipelines.mini import dataset as datasets
 from aquatint_pipelines.mini import judge as judges
 from aquatint_pipelines.mini import recipe as recipes
 from aquatint_pipelines.mini import ship as shipping
-from aquatint_pipelines.mini import transformer, vae
+from aquatint_pipelines.mini import snapshots, transformer, vae
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-RecipeName = Annotated[str, typer.Option(help="cpu, gpu, or a YAML file.")]
+RecipeName = Annotated[str, typer.Option(help="cpu, cpu128, gpu, or a YAML file.")]
 DatasetFile = Annotated[Path, typer.Option(help="The dataset zip.")]
-Run = Annotated[Path, typer.Option(help="Folder of the training run.")]
+Run = Annotated[Path | None, typer.Option(help="Folder of the training run; build/mini/<recipe> by default.")]
 Checkpoint = Annotated[Path, typer.Option(help="The shipped checkpoint.")]
 
 _DATASET = Path("build/mini/dataset.zip")
-_RUN = Path("build/mini/run")
 _CHECKPOINT = Path("pipelines/models/mini")
+
+
+def _folder(run: Path | None, recipe: str) -> Path:
+    return run or Path("build/mini") / recipe
 
 
 @app.command()
@@ -33,9 +36,10 @@ def dataset(out: DatasetFile = _DATASET, cache: Annotated[Path, typer.Option()] 
 
 
 @app.command()
-def train(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = _RUN) -> None:
+def train(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = None) -> None:
     """Train VAE, transformer and judge by a recipe; goes on where an earlier run stopped."""
     loaded, chosen = datasets.read(data), recipes.load(recipe)
+    run = _folder(run, chosen.name)
     vae.train(loaded, chosen, run)
     transformer.train(loaded, chosen, run)
     judges.train(loaded, chosen, run)
@@ -43,23 +47,36 @@ def train(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = _
 
 @app.command()
 def ship(
-    recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = _RUN, out: Checkpoint = _CHECKPOINT
+    recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = None, out: Checkpoint = _CHECKPOINT
 ) -> None:
     """Write the trained run as the checkpoint the repository ships."""
-    shipping.ship(datasets.read(data), data, recipes.load(recipe), run, out)
+    chosen = recipes.load(recipe)
+    shipping.ship(datasets.read(data), data, chosen, _folder(run, chosen.name), out)
 
 
 @app.command()
-def pack(run: Run = _RUN, out: Annotated[Path, typer.Option()] = Path("build/mini/packed")) -> None:
+def pack(
+    recipe: RecipeName = "cpu", run: Run = None, out: Annotated[Path, typer.Option()] = Path("build/mini/packed")
+) -> None:
     """Pack a trained run into pieces of at most 15 MiB."""
-    for piece in shipping.pack(run, out):
+    for piece in shipping.pack(_folder(run, recipes.load(recipe).name), out):
         print(piece)
 
 
 @app.command()
-def unpack(packed: Annotated[Path, typer.Option()] = Path("build/mini/packed"), run: Run = _RUN) -> None:
+def unpack(
+    recipe: RecipeName = "cpu", packed: Annotated[Path, typer.Option()] = Path("build/mini/packed"), run: Run = None
+) -> None:
     """Make a run folder of the pieces that ``pack`` wrote."""
-    shipping.unpack(packed, run)
+    shipping.unpack(packed, _folder(run, recipes.load(recipe).name))
+
+
+@app.command()
+def snapshot(recipe: RecipeName = "cpu128", run: Run = None) -> None:
+    """Copy the run's FP16 weights to where the recipe goes on from, with a card."""
+    chosen = recipes.load(recipe)
+    for path in snapshots.publish(chosen, _folder(run, chosen.name)):
+        print(path)
 
 
 @app.command()

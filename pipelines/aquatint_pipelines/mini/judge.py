@@ -1,4 +1,7 @@
-"""An independent judge: a small classifier of subject, style and background, trained on the original pictures only."""
+"""An independent judge: a small classifier of subject, style and background, trained on the original pictures only.
+
+Where the recipe has scenes it also names the arrangement (size or count) and the subject's colour.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +20,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aquatint_pipelines.mini import vae
-from aquatint_pipelines.mini.captions import BACKGROUNDS, STYLES, Combination, default_caption
+from aquatint_pipelines.mini import scenes, vae
+from aquatint_pipelines.mini.captions import (
+    ARRANGEMENTS,
+    BACKGROUNDS,
+    STYLES,
+    SUBJECT_COLOURS,
+    Combination,
+    default_caption,
+)
 from aquatint_pipelines.mini.dataset import EmojiDataset
 from aquatint_pipelines.mini.recipe import Recipe
 from aquatint_pipelines.mini.training import Stage
 
 _CHANNELS = (32, 64, 128, 192)
 _MAX_SHIFT = 8
+# The heads in the order of the labels' columns; the last two only judge scenes.
+_HEADS = ("subject", "style", "background", "arrangement", "colour")
+_COLOURS = ("", *SUBJECT_COLOURS)
 Draw = Callable[[list[str], list[int]], NDArray[np.uint8]]
 
 
 class Judge(nn.Module):
     """Names the subject, style and background of UINT8 ``(n, h, w, 3)`` pictures."""
 
-    def __init__(self, subjects: list[str]) -> None:
+    def __init__(self, subjects: list[str], scenes: bool = False) -> None:
         super().__init__()
         self.subjects = subjects
+        self.scenes = scenes
         widths = (3, *_CHANNELS)
         self.features = nn.Sequential(
             *(
@@ -45,13 +59,9 @@ class Judge(nn.Module):
             nn.ReLU(),
         )
         # Where a feature is matters for telling shapes apart, so positions are pooled to 2x2, not to one.
-        self.heads = nn.ModuleDict(
-            {
-                "subject": nn.Linear(4 * _CHANNELS[-1], len(subjects)),
-                "style": nn.Linear(4 * _CHANNELS[-1], len(STYLES)),
-                "background": nn.Linear(4 * _CHANNELS[-1], len(BACKGROUNDS)),
-            }
-        )
+        classes = (len(subjects), len(STYLES), len(BACKGROUNDS), len(ARRANGEMENTS), len(_COLOURS))
+        heads = zip(_HEADS if scenes else _HEADS[:3], classes)
+        self.heads = nn.ModuleDict({name: nn.Linear(4 * _CHANNELS[-1], count) for name, count in heads})
 
     def embed(self, pictures: Tensor) -> Tensor:
         """What the heads see of float ``(n, 3, h, w)`` pictures in [-1, 1]: ``(n, features)``."""
@@ -101,31 +111,58 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> Judge:
     """Train on the recipe's training combinations, augmented, and save ``folder/judge``."""
     torch.manual_seed(recipe.seed + 1)
     subjects = dataset.select(recipe.subjects)
-    combinations = subjects.combinations(held_out=False)
-    judge = Judge(subjects.subjects)
-    stage = Stage(judge, recipe.judge, folder / "judge_training", "no")
-    rgba = {style: torch.from_numpy(subjects.pictures[style]).to(stage.device) for style in STYLES}
+    combinations = scenes.combinations(subjects, recipe.scenes, held_out=False)
+    judge = Judge(subjects.subjects, scenes=bool(recipe.scenes.arrangements))
+    stage = Stage(judge, recipe.judge, folder / "judge_training", mixed_precision="no")
+    rgba, which = _drawings(subjects, combinations)
+    rgba, which = rgba.to(stage.device), which.to(stage.device)
     colours = torch.tensor(list(BACKGROUNDS.values()), device=stage.device)
     labels = _labels(combinations, subjects.subjects).to(stage.device)
-    pictures = torch.stack([rgba[STYLES[style]][subject] for subject, style, _ in labels.tolist()])
+    weights = _weights(combinations, recipe.scenes.share).to(stage.device)
     for _ in stage.steps("judge"):
-        chosen = torch.randint(len(labels), (recipe.judge.batch_size,), device=stage.device)
-        subject, style, background = labels[chosen].unbind(1)
-        batch = _augment(pictures[chosen], colours[background], recipe.image_size)
+        chosen = torch.multinomial(weights, recipe.judge.batch_size, replacement=True)
+        targets = dict(zip(_HEADS, labels[chosen].unbind(1)))
+        batch = _augment(rgba[which[chosen]], colours[targets["background"]], recipe.image_size)
         logits = stage.model(batch)
-        targets = {"subject": subject, "style": style, "background": background}
-        stage.update(torch.stack([F.cross_entropy(logits[name], target) for name, target in targets.items()]).sum())
+        stage.update(torch.stack([F.cross_entropy(logits[name], targets[name]) for name in logits]).sum())
     trained = stage.finish().cpu()
     save(trained, folder / "judge")
     return trained
 
 
+def _drawings(dataset: EmojiDataset, combinations: list[Combination]) -> tuple[Tensor, Tensor]:
+    """Each different drawing once, UINT8 ``(m, 128, 128, 4)``, and which of them each combination shows, ``(n,)``."""
+    on_white = [replace(c, background="white") for c in combinations]
+    index = {c: i for i, c in enumerate(dict.fromkeys(on_white))}
+    subjects = {subject: i for i, subject in enumerate(dataset.subjects)}
+    drawn = [scenes.drawing(dataset.pictures[c.style][subjects[c.subject]], c) for c in index]
+    return torch.from_numpy(np.stack(drawn)), torch.tensor([index[c] for c in on_white])
+
+
+def _weights(combinations: list[Combination], scenes_share: float) -> Tensor:
+    """Chances that give scenes their share, float ``(n,)``; all the same where there are none."""
+    plain = sum(c.plain for c in combinations)
+    if plain == len(combinations):
+        return torch.ones(plain)
+    other = scenes_share / (len(combinations) - plain)
+    return torch.tensor([(1.0 - scenes_share) / plain if c.plain else other for c in combinations])
+
+
 def _labels(combinations: list[Combination], subjects: list[str]) -> Tensor:
-    """INT64 ``(n, 3)``: subject, style and background indices."""
+    """INT64 ``(n, 5)``: indices of the classes in the order of the heads."""
     index = {subject: i for i, subject in enumerate(subjects)}
     backgrounds = list(BACKGROUNDS)
     return torch.tensor(
-        [(index[c.subject], STYLES.index(c.style), backgrounds.index(c.background)) for c in combinations]
+        [
+            (
+                index[c.subject],
+                STYLES.index(c.style),
+                backgrounds.index(c.background),
+                ARRANGEMENTS.index(c.arrangement),
+                _COLOURS.index(c.colour),
+            )
+            for c in combinations
+        ]
     )
 
 
@@ -146,12 +183,14 @@ def save(judge: Judge, folder: Path) -> None:
     """Write weights and class names."""
     folder.mkdir(parents=True, exist_ok=True)
     save_model(judge, str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(json.dumps({"subjects": judge.subjects}, indent=1) + "\n")
+    (folder / "config.json").write_text(
+        json.dumps({"subjects": judge.subjects, **({"scenes": True} if judge.scenes else {})}, indent=1) + "\n"
+    )
 
 
 def load(folder: Path) -> Judge:
     """Read what ``save`` wrote."""
-    judge = Judge(json.loads((folder / "config.json").read_text())["subjects"])
+    judge = Judge(**json.loads((folder / "config.json").read_text()))
     load_model(judge, str(folder / "model.safetensors"))
     return judge.eval()
 
@@ -160,7 +199,7 @@ def score(judge: Judge, combinations: list[Combination], pictures: NDArray[np.ui
     """How often the judge names what a picture should show."""
     truth = _labels(combinations, judge.subjects).numpy()
     ranked = judge.look(pictures)
-    first = {name: ranked[name][:, 0] == truth[:, i] for i, name in enumerate(("subject", "style", "background"))}
+    first = {name: ranked[name][:, 0] == truth[:, _HEADS.index(name)] for name in ranked}
     hits = {
         "background": first["background"],
         "style": first["style"],
@@ -168,27 +207,41 @@ def score(judge: Judge, combinations: list[Combination], pictures: NDArray[np.ui
         "subject_top5": (ranked["subject"][:, :5] == truth[:, :1]).any(axis=1),
         "all_three": first["background"] & first["style"] & first["subject"],
     }
+    if judge.scenes:
+        hits |= {"arrangement": first["arrangement"], "colour": first["colour"]}
+        hits["all_five"] = hits["all_three"] & first["arrangement"] & first["colour"]
     return {name: Share(int(right.sum()), len(right)) for name, right in hits.items()}
 
 
-def judge_real(judge: Judge, dataset: EmojiDataset, size: int) -> Scores:
-    """The judge on the original pictures of the held-out combinations: the most a generator could reach."""
-    combinations = _known(judge, dataset)
-    return score(judge, combinations, np.stack([dataset.picture(c, size) for c in combinations]))
+def judge_real(judge: Judge, dataset: EmojiDataset, combinations: list[Combination], size: int) -> Scores:
+    """The judge on the original pictures of the combinations: the most a generator could reach."""
+    return score(judge, combinations, scenes.pictures(dataset, combinations, size))
 
 
-def judge_generated(judge: Judge, dataset: EmojiDataset, draw: Draw, batch_size: int = 16) -> Scores:
-    """The judge on pictures drawn from the held-out prompts, seed ``i`` for prompt ``i``."""
-    combinations = _known(judge, dataset)
+def judge_generated(
+    judge: Judge, dataset: EmojiDataset, combinations: list[Combination], *, draw: Draw, batch_size: int = 16
+) -> Scores:
+    """The judge on pictures drawn from the combinations' prompts, seed ``i`` for prompt ``i``."""
     parts = []
     for start in tqdm(range(0, len(combinations), batch_size), desc="draw held-out prompts"):
         part = combinations[start : start + batch_size]
-        parts.append(draw([default_caption(c) for c in part], list(range(start, start + len(part)))))
+        parts.append(
+            draw([default_caption(c, dataset.aliases[c.subject]) for c in part], list(range(start, start + len(part))))
+        )
     return score(judge, combinations, np.concatenate(parts))
 
 
-def _known(judge: Judge, dataset: EmojiDataset) -> list[Combination]:
-    return [c for c in dataset.combinations(held_out=True) if c.subject in set(judge.subjects)]
+def held_out_plain(judge: Judge, dataset: EmojiDataset) -> list[Combination]:
+    """The held-out combinations of the judge's subjects, drawn as they are."""
+    known = set(judge.subjects)
+    return [c for c in dataset.combinations(held_out=True) if c.subject in known]
+
+
+def held_out_scenes(dataset: EmojiDataset, recipe: Recipe, count: int = 300) -> list[Combination]:
+    """At most ``count`` of the held-out scenes, evenly chosen and always the same."""
+    subjects = dataset.select(recipe.subjects)
+    every = [c for c in scenes.combinations(subjects, recipe.scenes, held_out=True) if not c.plain]
+    return every[:: max(1, -(-len(every) // count))]
 
 
 def as_json(scores: Scores) -> dict[str, dict[str, float]]:

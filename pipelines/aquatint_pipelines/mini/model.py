@@ -15,6 +15,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from diffusers.models.resnet import ResnetBlock2D
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -50,7 +51,16 @@ def build_vae(recipe: ModelRecipe) -> AutoencoderKL:
     )
     # Untrained, the posterior's noise (variance 1) would drown the latents; start it at exp(-6).
     torch.nn.init.constant_(vae.encoder.conv_out.bias[LATENT_CHANNELS:], _INITIAL_LOG_VARIANCE)
+    if recipe.vae_zero_residuals:
+        _zero_residuals(vae)
     return vae
+
+
+def _zero_residuals(vae: AutoencoderKL) -> None:
+    for block in vae.modules():
+        if isinstance(block, ResnetBlock2D):
+            for weight in block.conv2.parameters():
+                torch.nn.init.zeros_(weight)
 
 
 def build_transformer(recipe: ModelRecipe, image_size: int) -> SD3Transformer2DModel:

@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
+from numpy.typing import NDArray
 from PIL import Image
 
 from aquatint_pipelines import drawing
@@ -85,11 +87,18 @@ def write_scores(dataset: datasets.EmojiDataset, recipe: Recipe, out: Path) -> N
     """Score the shipped weights on the held-out prompts and write ``scores.json`` and the model card."""
     judge = judges.load(out.parent / "judge")
     pipeline = drawing.load_pipeline(out)
-    generated = judges.judge_generated(
-        judge, dataset, lambda p, s: drawing.draw(pipeline, p, s, NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
-    )
-    real = judges.judge_real(judge, dataset, recipe.image_size)
+
+    def draw(prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
+        return drawing.draw(pipeline, prompts, seeds, NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
+
+    plain = judges.held_out_plain(judge, dataset)
+    generated = judges.judge_generated(judge, dataset, plain, draw=draw)
+    real = judges.judge_real(judge, dataset, plain, recipe.image_size)
     scores = {"generated": judges.as_json(generated), "real": judges.as_json(real)}
+    if held_out := judges.held_out_scenes(dataset, recipe):
+        of_scenes = judges.judge_generated(judge, dataset, held_out, draw=draw)
+        scores["generated_scenes"] = judges.as_json(of_scenes)
+        scores["real_scenes"] = judges.as_json(judges.judge_real(judge, dataset, held_out, recipe.image_size))
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     (out / "README.md").write_text(card(recipe, pipeline, len(judge.subjects), generated, real))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,24 +39,139 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
     """Train (or go on training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
     torch.manual_seed(recipe.seed)
     vae = models.build_vae(recipe.model)
-    stage = Stage(_Reconstruction(vae), recipe.vae, folder / "vae_training", recipe.mixed_precision)
+    stage = Stage(
+        _Reconstruction(vae),
+        recipe.vae,
+        folder / "vae_training",
+        mixed_precision=recipe.mixed_precision,
+        snapshot=recipe.snapshot("vae"),
+    )
+    # Resumed runs must not see the first run's pictures again.
+    torch.manual_seed(recipe.seed + stage.progress.step)
     forward = torch.compile(stage.model) if recipe.vae.compile else stage.model
-    rgba = torch.from_numpy(np.concatenate([dataset.pictures[style] for style in STYLES])).to(stage.device)
-    colours = torch.tensor(list(BACKGROUNDS.values()), device=stage.device)
+    art = Art.split(dataset, recipe, stage.device)
     for _ in stage.steps("vae"):
-        pictures = random_pictures(rgba, colours, recipe.vae.batch_size, recipe.image_size)
+        pictures = training_pictures(art, recipe, whole=stage.done >= recipe.vae.whole_from)
         reconstructed, kl = forward(pictures)
         loss = reconstruction_loss(reconstructed, pictures, recipe.vae.gradient_weight, _sharpness(stage.done))
-        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(recipe))
+        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(pictures))
+        if stage.examination_due():
+            _examine(stage, art, recipe)
+    figures = _examine(stage, art, recipe)
+    stage.save()
     trained = stage.finish().vae
-    _measure_latents(trained, rgba, colours, recipe)
+    _measure_latents(trained, art, recipe)
     trained.save_pretrained(folder / "vae")
-    print(f"VAE reconstruction: {psnr(trained, rgba, colours, recipe):.2f} dB")
+    print("VAE reconstruction: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
     return trained
 
 
-def _latent_size(recipe: Recipe) -> int:
-    return models.LATENT_CHANNELS * (recipe.image_size // models.VAE_SCALE_FACTOR) ** 2
+@dataclass(frozen=True)
+class Art:
+    """Pictures to train on and pictures kept for measuring, UINT8 ``(n, 128, 128, 4)``, and the named colours."""
+
+    training: Tensor
+    held_out: Tensor
+    colours: Tensor
+
+    @classmethod
+    def split(cls, dataset: EmojiDataset, recipe: Recipe, device: torch.device) -> Art:
+        """Keep one in ``held_out_one_in`` of the subjects the recipe does not draw, in both styles, by their hash."""
+        drawn = set(dataset.select(recipe.subjects).subjects) if recipe.vae.held_out_one_in else set()
+        kept = [
+            subject not in drawn and _is_held_out(subject, recipe.vae.held_out_one_in) for subject in dataset.subjects
+        ]
+        rgba = torch.from_numpy(np.concatenate([dataset.pictures[style] for style in STYLES])).to(device)
+        mask = torch.tensor(kept * len(STYLES), device=device)
+        return cls(rgba[~mask], rgba[mask], torch.tensor(list(BACKGROUNDS.values()), device=device))
+
+
+def _is_held_out(subject: str, one_in: int) -> bool:
+    return one_in > 0 and int(hashlib.sha256(f"art|{subject}".encode()).hexdigest(), 16) % one_in == 0
+
+
+def _examine(stage: Stage[_Reconstruction], art: Art, recipe: Recipe) -> dict[str, float]:
+    """PSNR in dB of training art, and of held-out art where there is any, and how true the background is.
+
+    They go into the log, and a sheet to look at beside it.
+    """
+    pictures = {"training": _examples(art.training, art.colours, recipe.image_size)}
+    if len(art.held_out):
+        pictures["held_out"] = _examples(art.held_out, art.colours, recipe.image_size)
+    with stage.averaged() as model, torch.no_grad():
+        decoded = {name: reconstruct(model.vae, originals) for name, originals in pictures.items()}
+    figures = {f"{name}_psnr": psnr(decoded[name], pictures[name]) for name in pictures}
+    last = list(pictures)[-1]
+    figures["background_error"] = background_error(decoded[last], pictures[last])
+    stage.log(**figures)
+    _sheet(pictures[last], decoded[last]).save(stage.folder / "reconstructions.png")
+    return figures
+
+
+def _examples(rgba: Tensor, colours: Tensor, size: int) -> Tensor:
+    """At most 192 pictures, evenly chosen and always the same, each on the next named colour."""
+    chosen = rgba[:: -(-len(rgba) // 192)]
+    return compose(chosen, colours[torch.arange(len(chosen), device=rgba.device) % len(colours)], size)
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1] through the autoencoder, without the posterior's noise."""
+    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(pictures, 16)]
+    return torch.cat(parts).clamp(-1.0, 1.0)
+
+
+def psnr(decoded: Tensor, pictures: Tensor) -> float:
+    """Mean over pictures of the PSNR in dB."""
+    errors = ((decoded - pictures) / 2.0).square().mean(dim=(1, 2, 3))
+    return float((-10.0 * torch.log10(errors)).mean())
+
+
+def background_error(decoded: Tensor, pictures: Tensor) -> float:
+    """Mean absolute error of the corners, which the art leaves plain, in steps of 255."""
+    return 127.5 * float((decoded - pictures)[..., :6, :6].abs().mean())
+
+
+def _sheet(pictures: Tensor, decoded: Tensor, columns: int = 6, rows: int = 8) -> Image.Image:
+    """Original and reconstruction side by side."""
+    step = max(1, len(pictures) // (columns * rows))
+    pairs = torch.cat([pictures, decoded], dim=-1)[::step][: columns * rows]
+    pixels = ((pairs + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    lines = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    whole = [line for line in lines if line.shape == lines[0].shape]
+    return Image.fromarray(np.concatenate(whole, axis=0))
+
+
+def _latent_size(pictures: Tensor) -> int:
+    return models.LATENT_CHANNELS * (pictures.shape[-1] // models.VAE_SCALE_FACTOR) ** 2
+
+
+def training_pictures(art: Art, recipe: Recipe, whole: bool = False) -> Tensor:
+    """One step's pictures: random art, now and then as a mosaic or in other colours, cropped as the recipe says.
+
+    ``whole`` asks for half as many, not cropped.
+    """
+    stage = recipe.vae
+    count = stage.batch_size // 2 if whole else stage.batch_size
+    if torch.rand(()) < stage.mosaic:
+        pictures = _mosaic(art, count, recipe.image_size)
+    else:
+        pictures = random_pictures(art.training, art.colours, count, recipe.image_size)
+    if torch.rand(()) < stage.recolour:
+        pictures = pictures[:, torch.randperm(3, device=pictures.device)]
+    return _crop(pictures, stage.crop) if stage.crop and not whole else pictures
+
+
+def _mosaic(art: Art, count: int, size: int) -> Tensor:
+    """Four half-size pictures in one: small things have finer edges."""
+    quarters = random_pictures(art.training, art.colours, 4 * count, size // 2).chunk(4)
+    return torch.cat([torch.cat(quarters[:2], dim=-1), torch.cat(quarters[2:], dim=-1)], dim=-2)
+
+
+def _crop(pictures: Tensor, side: int) -> Tensor:
+    """The same random square piece of every picture."""
+    top, left = torch.randint(0, pictures.shape[-1] - side + 1, (2,)).tolist()
+    return pictures[:, :, top : top + side, left : left + side]
 
 
 def random_pictures(rgba: Tensor, colours: Tensor, count: int, size: int) -> Tensor:
@@ -80,6 +199,11 @@ def compose(rgba: Tensor, background: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(picture, rgba.shape[1] // size) * 2.0 - 1.0
 
 
+def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """UINT8 ``(n, h, w, 3)`` -> float ``(n, 3, h, w)`` in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
+
+
 def _sharpness(done: float) -> float:
     """0 for the first tenth of the budget, 1 after the third tenth.
 
@@ -97,19 +221,10 @@ def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight
 
 
 @torch.no_grad()
-def _measure_latents(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> None:
+def _measure_latents(vae: AutoencoderKL, art: Art, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
-    pictures = random_pictures(rgba, colours, 512, recipe.image_size)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 64)])
+    # A resumed run must find the same factors, or cached latents would no longer fit them.
+    torch.manual_seed(recipe.seed)
+    pictures = random_pictures(art.training, art.colours, 512, recipe.image_size)
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 16)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))
-
-
-@torch.no_grad()
-def psnr(vae: AutoencoderKL, rgba: Tensor, colours: Tensor, recipe: Recipe) -> float:
-    """Mean PSNR in dB of 512 random pictures through the autoencoder."""
-    torch.manual_seed(1)
-    values = []
-    for part in torch.split(random_pictures(rgba, colours, 512, recipe.image_size), 64):
-        decoded = vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1)
-        values.append(-10.0 * torch.log10(((decoded - part) / 2.0).pow(2).mean(dim=(1, 2, 3))))
-    return float(torch.cat(values).mean())

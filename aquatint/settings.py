@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -12,6 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from aquatint.errors import InvalidRequest, from_validation
 
 S = TypeVar("S", bound=BaseSettings)
+
+
+def user_data_folder() -> Path:
+    """Our folder among the user's data (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "aquatint"
 
 
 def read_settings(kind: type[S], **overrides: Any) -> S:

@@ -11,16 +11,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aquatint.errors import EngineUnavailable
 from aquatint.llm.environment import is_installed, model_folder, python_of
+from aquatint.settings import user_data_folder
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 _HERE = Path(__file__).parent
 
 
 def _default_home() -> Path:
-    """``llm`` in our own virtual environment, else in the user's data folder (XDG Base Directory Specification)."""
-    if sys.prefix != sys.base_prefix:
-        return Path(sys.prefix) / "llm"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "aquatint" / "llm"
+    """``llm`` in our own virtual environment, else in our folder among the user's data."""
+    return (Path(sys.prefix) if sys.prefix != sys.base_prefix else user_data_folder()) / "llm"
 
 
 class LlmSettings(BaseSettings):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aquatint import manifest
 from aquatint.errors import BundleRejected
+from aquatint.run.logs import tail
 
 _PACKAGE = "aquatint_mini"
 _TAIL_LINES = 15
@@ -44,8 +45,7 @@ def export(checkpoint: str, repository: Path, log: Path) -> None:
     with log.open("wb") as file:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-        raise BundleRejected(f"the export failed; the end of {log}:\n{tail}")
+        raise BundleRejected(f"the export failed; the end of {log}:\n{tail(log, _TAIL_LINES)}")
     stamp = {"inputs": _inputs(checkpoint), "manifest": manifest.sha256(repository / manifest.FILE_NAME)}
     _stamp(repository).write_text(json.dumps(stamp))
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aquatint.errors import EngineUnavailable
 from aquatint.llm import LlmSettings
-from aquatint.settings import ServerSettings
+from aquatint.settings import ServerSettings, user_data_folder
 
 _NEEDED_BYTES = 1 << 30
 
@@ -38,11 +38,9 @@ class Port:
 
 
 def default_home() -> Path:
-    """``AQUATINT_HOME``, else the user's data folder (XDG Base Directory Specification)."""
-    if home := os.environ.get("AQUATINT_HOME"):
-        return Path(home)
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "aquatint"
+    """``AQUATINT_HOME``, else our folder among the user's data."""
+    home = os.environ.get("AQUATINT_HOME")
+    return Path(home) if home else user_data_folder()
 
 
 def ports(server: ServerSettings, run: RunSettings, llm: LlmSettings | None) -> Iterator[Port]:

@@ -18,6 +18,7 @@ from types import TracebackType
 from supervisor.xmlrpc import SupervisorTransport
 
 from aquatint.errors import EngineUnavailable
+from aquatint.run.logs import tail
 from aquatint.server.process import end_with_parent
 
 _STOP_GRACE_S = 40.0
@@ -91,8 +92,7 @@ class Supervisor:
 
     def last_words(self, name: str, lines: int = 10) -> str:
         """The end of the log of the program ``name``."""
-        log = self._logs / f"{name}.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""
+        return tail(self._logs / f"{name}.log", lines)
 
     @property
     def _folder(self) -> Path:

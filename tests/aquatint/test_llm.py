@@ -37,10 +37,14 @@ def test_a_failed_installation_is_begun_again(tmp_path: Path, monkeypatch: pytes
     """The model comes last, so nothing half made counts as installed."""
     monkeypatch.setattr(venv, "create", lambda home, with_pip: (home / "bin").mkdir(parents=True))
     monkeypatch.setattr(environment, "python_of", lambda _: Path(sys.executable))
-    monkeypatch.setattr(environment, "_UV", "no-such-distribution-at-all==1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    really = environment._run
+
+    def only_torch(command: list[str]) -> str:
+        return really(command) if "no-such-distribution-at-all==1" in command else ""
+
+    monkeypatch.setattr(environment, "_run", only_torch)
     steps: list[str] = []
     with pytest.raises(EngineUnavailable, match="pip install"):
-        install(tmp_path / "llm", "torch", [], steps.append)
-    assert steps == ["virtual environment"]
+        install(tmp_path / "llm", "no-such-distribution-at-all==1", ["--no-index"], steps.append)
+    assert steps == ["virtual environment", "vLLM and the language model", "torch"]
     assert not is_installed(tmp_path / "llm")

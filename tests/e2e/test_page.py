@@ -168,15 +168,13 @@ def test_what_was_asked_for_is_remembered(browser: Browser, talking_url: str) ->
 @pytest.mark.slow
 def test_talk(browser: Browser, talking_url: str) -> None:
     with opened(browser, talking_url) as page:
-        _talk(page)
-
-
-def _talk(page: Page) -> None:
-    say(page, "What is the capital of France?")
-    done(page)
-    expect(page.locator(".from-aquatint")).to_contain_text("Paris")
-    expect(page.locator(".drawn")).to_have_count(0)
-    expect(page.get_by_role("navigation").get_by_role("link", name="What is the capital of France?")).to_be_visible()
+        say(page, "What is the capital of France?")
+        done(page)
+        expect(page.locator(".from-aquatint")).to_contain_text("Paris")
+        expect(page.locator(".drawn")).to_have_count(0)
+        expect(
+            page.get_by_role("navigation").get_by_role("link", name="What is the capital of France?")
+        ).to_be_visible()
 
 
 def test_stop(page: Page, metrics: Metrics) -> None:

@@ -1,0 +1,10 @@
+"""The logs of programs and stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def tail(log: Path, lines: int) -> str:
+    """The last lines of ``log``; nothing where there is no such file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""

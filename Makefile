@@ -58,7 +58,7 @@ LOCKS := deploy/locks
 lock: set-up ## renew the locks; run test-all afterwards
 	$(COMPILE) --universal --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o $(LOCKS)/main.txt
-	$(COMPILE) --universal --override $(LOCKS)/vllm-overrides.txt aquatint/llm/requirements.in -o aquatint/llm/requirements.txt
+	$(COMPILE) --universal --override $(LOCKS)/vllm-overrides.txt chatbot/aquatint_llm/requirements.in -o chatbot/aquatint_llm/requirements.txt
 	$(COMPILE) --universal $(LOCKS)/checkov.in -o $(LOCKS)/checkov.txt
 	for each in uv bare gpu torchao; do $(COMPILE) --no-deps $(LOCKS)/$$each.in -o $(LOCKS)/$$each.txt; done
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from aquatint.errors import InvalidRequest, from_validation
+from aquatint.contract.errors import InvalidRequest, from_validation
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -45,7 +45,7 @@ class ClientSettings(BaseSettings):
     retries: int = Field(default=3, ge=0)
 
 
-class FrontSettings(BaseSettings):
+class TextToImageSettings(BaseSettings):
     """Limits of a text-to-image front inside Triton."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", extra="ignore")

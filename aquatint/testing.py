@@ -1,9 +1,9 @@
 """An Aquatint server that is not there: the same client contract, in process, for your own tests.
 
     client = fake_client()  # or fake_async_client()
-    client.generate(GenerationRequest(prompt="a fox"))
+    client.generate("a fox")
 
-Pictures are one plain colour made from prompt and seed; validation, defaults, events and errors are the real ones.
+Images are one plain colour made from prompt and seed; validation, defaults, events and errors are the real ones.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator, Iterator
 
 import numpy as np
 
-from aquatint import png
 from aquatint.client import AsyncClient, Client
 from aquatint.client._options import Options
-from aquatint.errors import AquatintError
-from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
-from aquatint.request import GenerationRequest, ResolvedRequest, resolve
-from aquatint.served_model import ModelInfo, ServedModel
+from aquatint.contract.errors import AquatintError
+from aquatint.contract.generation import Event, Generation, Progress
+from aquatint.contract.image import Image
+from aquatint.contract.model_info import ModelInfo
+from aquatint.contract.request import GenerationRequest, ResolvedRequest, resolve
+from aquatint.diffusion.served_model import ServedModel
 
 FAKE_MODEL = ServedModel(
     name="fake",
@@ -72,15 +73,17 @@ class FakeTransport:
         assert isinstance(last, Generation)
         return last
 
-    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
-        """A ``Step`` per step, then the ``Generation``."""
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
+        """A ``Progress`` per step, then the ``Generation``."""
         self.requests.append(request)
         self._fail()
         resolved = resolve(request, self.served)
-        images = [GeneratedImage(_picture(resolved, seed), seed) for seed in resolved.seeds]
+        images = [_image(resolved, seed) for seed in resolved.seeds]
         for step in range(1, resolved.num_inference_steps + 1):
             wanted = resolved.preview_every and step % resolved.preview_every == 0
-            yield Step(step, resolved.num_inference_steps, [image.png for image in images] if wanted else [])
+            yield Progress(
+                step, resolved.num_inference_steps, [Image(pixels=image.pixels) for image in images] if wanted else []
+            )
         yield Generation(images, resolved)
 
     def _fail(self) -> None:
@@ -109,18 +112,16 @@ class AsyncFakeTransport:
         """The last event of ``stream``."""
         return self._transport.generate(model, request, timeout_s)
 
-    async def stream(
-        self, model: str, request: GenerationRequest, timeout_s: float
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """A ``Step`` per step, then the ``Generation``."""
+    async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
+        """A ``Progress`` per step, then the ``Generation``."""
         for event in self._transport.stream(model, request, timeout_s):
             yield event
 
 
-class FakeEngine:
-    """The asynchronous engine behind every server of ours, in process.
+class FakeGenerator:
+    """The ``ImageGenerator`` behind every server of ours, in process.
 
-    ``gate``, when given, is awaited after the first step; ``active`` counts drawings begun and not ended.
+    ``gate``, when given, is awaited after the first step; ``active`` counts generations begun and not ended.
     """
 
     def __init__(self, failures: list[AquatintError] | None = None, gate: asyncio.Event | None = None) -> None:
@@ -136,18 +137,18 @@ class FakeEngine:
         """Only the fake model is ready."""
         return model in (None, self.transport.served.name)
 
-    async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
+    async def generate(self, request: GenerationRequest, /, *, timeout_s: float | None = None) -> Generation:
         """The last event of ``stream``."""
-        async with contextlib.aclosing(self.stream(request, timeout_s)) as events:
+        async with contextlib.aclosing(self.stream(request, timeout_s=timeout_s)) as events:
             async for event in events:
                 if isinstance(event, Generation):
                     return event
         raise AssertionError("a stream ends with a Generation or an error")
 
     async def stream(
-        self, request: GenerationRequest, timeout_s: float | None = None
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """A ``Step`` per step, then the ``Generation``."""
+        self, request: GenerationRequest, /, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """A ``Progress`` per step, then the ``Generation``."""
         self.active += 1
         try:
             for event in self.transport.stream(request.model or self.transport.served.name, request, timeout_s or 0.0):
@@ -158,9 +159,10 @@ class FakeEngine:
             self.active -= 1
 
 
-def _picture(parameters: ResolvedRequest, seed: int) -> bytes:
+def _image(parameters: ResolvedRequest, seed: int) -> Image:
     colour = np.frombuffer(hashlib.sha256(f"{parameters.prompt}{seed}".encode()).digest()[:3], np.uint8)
-    return png.encode(np.tile(colour, (parameters.height, parameters.width, 1)), parameters, seed)
+    pixels = np.tile(colour, (parameters.height, parameters.width, 1))
+    return Image(pixels=pixels, seed=seed, parameters=parameters)
 
 
 def fake_client(

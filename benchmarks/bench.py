@@ -26,9 +26,8 @@ from aquatint_benchmarks.metrics import Usage, snapshot
 from aquatint_benchmarks.perf_analyzer import Load
 from aquatint_benchmarks.simulator import Autoscaler, Calibration, Job, calibrate, simulate
 
-from aquatint import readiness
-from aquatint.request import GenerationRequest
-from aquatint.server import TritonServer
+from aquatint.contract.request import GenerationRequest
+from aquatint.server import TritonServer, readiness
 from aquatint.settings import ServerSettings
 
 MODEL = "mini"
@@ -126,7 +125,7 @@ def _free_ports() -> ServerSettings:
 
 def _export(checkpoint: Path, engine: str, out: Path, say: Say) -> Path:
     say(f"export for {engine}")
-    command = [sys.executable, "-m", "aquatint.cli", "export", str(checkpoint), "--out", str(out), "--name", MODEL]
+    command = [sys.executable, "-m", "aquatint.cli.app", "export", str(checkpoint), "--out", str(out), "--name", MODEL]
     done = subprocess.run([*command, "--engine", engine], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"the export for {engine} failed: {done.stderr[-1000:]}")

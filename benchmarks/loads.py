@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from aquatint.client import AsyncClient, Step, connect_async
-from aquatint.request import GenerationRequest
+from aquatint.client import AsyncClient, Progress, connect_async
+from aquatint.contract.request import GenerationRequest
 
 _TIMEOUT_S = 600.0
 
@@ -83,9 +83,9 @@ async def _replay(arrivals: list[Arrival], urls: list[str], model: str) -> Repla
 
 
 async def _draw(client: AsyncClient, arrival: Arrival) -> bool:
-    async with contextlib.aclosing(client.stream(arrival.request, _TIMEOUT_S)) as events:
+    async with contextlib.aclosing(client.stream(arrival.request, timeout_s=_TIMEOUT_S)) as events:
         async for event in events:
-            if isinstance(event, Step) and event.step == arrival.leaves_after:
+            if isinstance(event, Progress) and event.step == arrival.leaves_after:
                 return False
     return True
 

@@ -20,7 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from aquatint import checkpoint_info
+from aquatint.repository import checkpoint_info
 
 SENTENCES = ["a flat emoji of a fox on a blue background", "Two apples, noto style", "draw an owl"] * 5
 RECIPE = recipes.load("cpu").model.model_copy(

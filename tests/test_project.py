@@ -86,7 +86,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_language_model_is_installed_by_the_locked_uv() -> None:
-    pins = re.findall(r"^_UV = \"uv==(.+)\"$", (ROOT / "aquatint/llm/environment.py").read_text(), re.MULTILINE)
+    pins = re.findall(r"^_UV = \"uv==(.+)\"$", (ROOT / "chatbot/aquatint_llm/environment.py").read_text(), re.MULTILINE)
     assert pins
     assert {Version(pin) for pin in pins} == {locked("uv.txt", "uv")}
 

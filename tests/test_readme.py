@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aquatint import readiness
-from aquatint.server import TritonServer
+from aquatint.server import TritonServer, readiness
 from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.e2e.conftest import eventually

@@ -1,7 +1,7 @@
 """Python clients of an Aquatint server: blocking and asyncio, gRPC and HTTP, with retries, deadlines and streams.
 
 with connect() as client:
-    generation = client.generate(GenerationRequest(prompt="a fox"))
+    client.generate("a fox", seed=7).images[0].save("fox.png")
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import Any
 from aquatint.client._async import AsyncClient, AsyncGrpcTransport, AsyncHttpTransport, AsyncTransport
 from aquatint.client._options import Options
 from aquatint.client._sync import Client, GrpcTransport, HttpTransport, Transport
-from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
+from aquatint.contract.generation import Event, Generation, Progress
+from aquatint.contract.image import Image
 from aquatint.settings import ClientSettings, read_settings
 
 __all__ = [
     "AsyncClient",
     "AsyncTransport",
     "Client",
-    "GeneratedImage",
+    "Event",
     "Generation",
-    "Step",
-    "StreamEvent",
+    "Image",
+    "Progress",
     "Transport",
     "connect",
     "connect_async",
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def connect(**overrides: Any) -> Client:
-    """A blocking client by ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
+    """Make a blocking client by ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
     settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport: Transport = GrpcTransport(options) if settings.protocol == "grpc" else HttpTransport(options)
@@ -37,7 +38,7 @@ def connect(**overrides: Any) -> Client:
 
 
 def connect_async(**overrides: Any) -> AsyncClient:
-    """An asyncio client by ``ClientSettings``; call it inside a running event loop."""
+    """Make an asyncio client by ``ClientSettings``; call it inside a running event loop."""
     settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport: AsyncTransport = (

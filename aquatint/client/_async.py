@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import grpc
 import httpx
@@ -19,10 +19,10 @@ from aquatint.client import _messages as messages
 from aquatint.client._options import GRPC_CHANNEL, Options, with_seed
 from aquatint.client._sync import http_error
 from aquatint.client._trace import trace_headers
-from aquatint.errors import DeadlineExceeded, EngineUnavailable
-from aquatint.generation import Generation, StreamEvent
-from aquatint.request import GenerationRequest
-from aquatint.served_model import ModelInfo
+from aquatint.contract.errors import DeadlineExceeded, EngineUnavailable
+from aquatint.contract.generation import Event, Generation
+from aquatint.contract.model_info import ModelInfo
+from aquatint.contract.request import GenerationRequest, RequestFields, as_request
 
 _STREAM_END_TIMEOUT_S = 5.0
 
@@ -40,10 +40,10 @@ class AsyncTransport(Protocol):
         """The model's name, defaults and limits. Raises ``AquatintError``."""
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """Draw and wait; cancelling the task cancels it on the server. Raises ``AquatintError``."""
+        """Generate and wait; cancelling the task cancels it on the server. Raises ``AquatintError``."""
 
-    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[StreamEvent, None]:
-        """Draw step by step; leaving the iterator cancels. Raises ``AquatintError``."""
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
+        """Generate step by step; leaving the iterator cancels. Raises ``AquatintError``."""
 
 
 class AsyncGrpcTransport:
@@ -82,9 +82,7 @@ class AsyncGrpcTransport:
         assert isinstance(event, Generation)
         return event
 
-    async def stream(
-        self, model: str, request: GenerationRequest, timeout_s: float
-    ) -> AsyncGenerator[StreamEvent, None]:
+    async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
         """One call on a stream of its own; leaving the iterator cancels it on the server."""
         calls = _once(messages.stream_call(model, request, timeout_s))
         answers = self._client.stream_infer(calls, stream_timeout=timeout_s, headers=trace_headers())
@@ -98,7 +96,7 @@ class AsyncGrpcTransport:
                 except TimeoutError:
                     raise DeadlineExceeded(f"the server sent nothing for {max(patience, 0.0):.0f} s") from None
                 except StopAsyncIteration:
-                    raise EngineUnavailable("the server ended the stream without a picture") from None
+                    raise EngineUnavailable("the server ended the stream without an image") from None
                 if error is not None:
                     raise messages.from_triton(error)
                 event = messages.parse_grpc(result)
@@ -159,11 +157,9 @@ class AsyncHttpTransport:
             async for event in events:
                 if isinstance(event, Generation):
                     return event
-        raise EngineUnavailable("the server ended the stream without a picture")
+        raise EngineUnavailable("the server ended the stream without an image")
 
-    async def stream(
-        self, model: str, request: GenerationRequest, timeout_s: float
-    ) -> AsyncGenerator[StreamEvent, None]:
+    async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
         """One ``generate_stream`` call; leaving the iterator cancels it on the server."""
         body = messages.request_fields(request, stream=True)
         limits = httpx.Timeout(min(self._options.stall_timeout_s, timeout_s))
@@ -185,11 +181,11 @@ class AsyncHttpTransport:
             raise DeadlineExceeded("the server did not answer in time") from None
         except httpx.TransportError as error:
             raise EngineUnavailable(f"the server cannot be reached: {type(error).__name__}") from None
-        raise EngineUnavailable("the server ended the stream without a picture")
+        raise EngineUnavailable("the server ended the stream without an image")
 
 
 class AsyncClient:
-    """Draws pictures on an Aquatint server. Use as an async context manager, or await ``close``."""
+    """Generates images on an Aquatint server. Use as an async context manager, or await ``close``."""
 
     def __init__(self, transport: AsyncTransport, options: Options) -> None:
         self._transport = transport
@@ -206,7 +202,7 @@ class AsyncClient:
         await self._transport.close()
 
     async def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model's front is ready to draw."""
+        """Whether the model is ready to generate."""
         return await self._transport.is_ready(model or self._options.model)
 
     async def models(self) -> list[ModelInfo]:
@@ -216,9 +212,13 @@ class AsyncClient:
         )
         return [await describe(model) for model in self._options.models]
 
-    async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
-        """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""
-        request = with_seed(request)
+    async def generate(
+        self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
+    ) -> Generation:
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
+        overload and unavailability are retried within the deadline.
+        """
+        request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s
         deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
@@ -229,21 +229,21 @@ class AsyncClient:
         return await tenacity.AsyncRetrying(**self._options.retrying(timeout_s))(once)
 
     async def stream(
-        self, request: GenerationRequest, timeout_s: float | None = None
-    ) -> AsyncGenerator[StreamEvent, None]:
-        """Draw step by step: ``Step`` events, then the ``Generation``. Retried only before the first event."""
-        request = with_seed(request)
+        self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
+    ) -> AsyncGenerator[Event, None]:
+        """Generate step by step: ``Progress`` events, then the ``Generation``. Retried only before the first event."""
+        request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s
         deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
 
-        async def first() -> tuple[StreamEvent, AsyncGenerator[StreamEvent, None]]:
+        async def first() -> tuple[Event, AsyncGenerator[Event, None]]:
             events = self._transport.stream(model, request, max(deadline - time.monotonic(), 0.001))
             return await anext(events), events
 
         retrying = tenacity.AsyncRetrying(**self._options.retrying(timeout_s))
-        event: StreamEvent
-        rest: AsyncGenerator[StreamEvent, None]
+        event: Event
+        rest: AsyncGenerator[Event, None]
         event, rest = await retrying(first)
         async with contextlib.aclosing(rest):
             yield event

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from aquatint import errors
-from aquatint.errors import AquatintError
-from aquatint.generation import GeneratedImage, Generation, Step, StreamEvent
-from aquatint.request import GenerationRequest, ResolvedRequest
-from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
-from aquatint.tensors import FIELD_TYPES
+from aquatint.contract import errors, wire
+from aquatint.contract.errors import AquatintError
+from aquatint.contract.fields import TENSORS
+from aquatint.contract.generation import Event
+from aquatint.contract.model_info import MODEL_INFO_PARAMETER, ModelInfo
+from aquatint.contract.request import GenerationRequest
 
+# PNG files and the description; not the raw pixels.
+_WANTED = ("png", "info")
 _STATUS_ERRORS: dict[str, type[AquatintError]] = {
     "StatusCode.INVALID_ARGUMENT": errors.InvalidRequest,
     "StatusCode.NOT_FOUND": errors.ModelNotFound,
@@ -31,9 +30,9 @@ _STATUS_ERRORS: dict[str, type[AquatintError]] = {
 
 
 def request_fields(request: GenerationRequest, stream: bool) -> dict[str, Any]:
-    """The fields to send: those that are set, and ``preview_every`` only to the stream front."""
-    skipped = {"model"} if stream else {"model", "preview_every"}
-    return {name: value for name, value in request.model_dump(exclude=skipped).items() if value is not None}
+    """The fields to send: those that are set and, but for a stream, those that need none."""
+    names = {name for name, tensor in TENSORS.items() if stream or not tensor.stream_only}
+    return {name: value for name, value in request.model_dump(include=names).items() if value is not None}
 
 
 def unary_call(model: str, request: GenerationRequest, timeout_s: float) -> dict[str, Any]:
@@ -61,40 +60,29 @@ def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
     """Fields as tensors of shape ``(1,)``."""
     inputs = []
     for name, value in fields.items():
-        tensor = InferInput(name, [1], FIELD_TYPES[name].datatype)
+        tensor = InferInput(name, [1], TENSORS[name].datatype)
         data = [value.encode() if isinstance(value, str) else value]
-        tensor.set_data_from_numpy(np.array(data, FIELD_TYPES[name].numpy))
+        tensor.set_data_from_numpy(np.array(data, TENSORS[name].numpy))
         inputs.append(tensor)
     return inputs
 
 
 def grpc_outputs() -> list[InferRequestedOutput]:
-    """PNG files and the description; not the raw pixels."""
-    return [InferRequestedOutput("png"), InferRequestedOutput("info")]
+    """The outputs to ask for."""
+    return [InferRequestedOutput(name) for name in _WANTED]
 
 
-def parse_grpc(result: Any) -> StreamEvent:
-    """A gRPC answer as an event."""
-    png: NDArray[Any] | None = result.as_numpy("png")
-    return _event(result.as_numpy("info")[0], [] if png is None else list(png))
+def parse_grpc(result: Any) -> Event:
+    """Read a gRPC answer."""
+    tensors = {name: result.as_numpy(name) for name in _WANTED}
+    return wire.decode({name: value for name, value in tensors.items() if value is not None})
 
 
-def parse_json(answer: Mapping[str, Any]) -> StreamEvent:
-    """A ``generate`` or ``generate_stream`` answer as an event. Raises the error it carries."""
+def parse_json(answer: Mapping[str, Any]) -> Event:
+    """Read a ``generate`` or ``generate_stream`` answer. Raises the error it carries."""
     if "error" in answer:
         raise from_text(str(answer["error"]))
-    png = answer.get("png", [])
-    return _event(answer["info"], [png] if isinstance(png, str) else png)
-
-
-def _event(info: str | bytes, files: Sequence[str | bytes]) -> StreamEvent:
-    described = json.loads(info)
-    decoded = [base64.b64decode(file) for file in files]
-    if described["type"] == "progress":
-        return Step(described["step"], described["total_steps"], decoded)
-    images = [GeneratedImage(file, seed) for file, seed in zip(decoded, described["seeds"])]
-    parameters = ResolvedRequest.model_validate(described["parameters"])
-    return Generation(images, parameters, described["dropped_tokens"], described["timings"], described["batch"])
+    return wire.from_json(answer)
 
 
 def model_info(parameters: Mapping[str, Any], model: str) -> ModelInfo:

@@ -9,8 +9,8 @@ from typing import Any
 
 import tenacity
 
-from aquatint.errors import EngineUnavailable, Overloaded
-from aquatint.request import GenerationRequest
+from aquatint.contract.errors import EngineUnavailable, Overloaded
+from aquatint.contract.request import GenerationRequest
 from aquatint.settings import ClientSettings
 
 _FIRST_WAIT_S = 0.2

@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import httpx
 import tenacity
@@ -16,10 +16,10 @@ from tritonclient.utils import InferenceServerException
 
 from aquatint.client import _messages as messages
 from aquatint.client._options import GRPC_CHANNEL, Options, with_seed
-from aquatint.errors import AquatintError, DeadlineExceeded, EngineUnavailable
-from aquatint.generation import Generation, StreamEvent
-from aquatint.request import GenerationRequest
-from aquatint.served_model import ModelInfo
+from aquatint.contract.errors import AquatintError, DeadlineExceeded, EngineUnavailable
+from aquatint.contract.generation import Event, Generation
+from aquatint.contract.model_info import ModelInfo
+from aquatint.contract.request import GenerationRequest, RequestFields, as_request
 
 
 class Transport(Protocol):
@@ -35,10 +35,10 @@ class Transport(Protocol):
         """The model's name, defaults and limits. Raises ``AquatintError``."""
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """Draw and wait. Raises ``AquatintError``."""
+        """Generate and wait. Raises ``AquatintError``."""
 
-    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
-        """Draw step by step; leaving the iterator cancels. Raises ``AquatintError``."""
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
+        """Generate step by step; leaving the iterator cancels. Raises ``AquatintError``."""
 
 
 class GrpcTransport:
@@ -77,7 +77,7 @@ class GrpcTransport:
         assert isinstance(event, Generation)
         return event
 
-    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
         """One call on a stream of its own; leaving the iterator cancels it on the server."""
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         deadline = time.monotonic() + timeout_s
@@ -99,7 +99,7 @@ class GrpcTransport:
 
     def _events(
         self, answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]], deadline: float
-    ) -> Iterator[StreamEvent]:
+    ) -> Iterator[Event]:
         while True:
             # A server process that dies mid-stream sends nothing more, not even an error.
             patience = min(self._options.stall_timeout_s, deadline - time.monotonic())
@@ -149,7 +149,7 @@ class HttpTransport:
         assert isinstance(last, Generation)
         return last
 
-    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[StreamEvent]:
+    def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
         """One ``generate_stream`` call; leaving the iterator cancels it on the server."""
         deadline = time.monotonic() + timeout_s
         body = messages.request_fields(request, stream=True)
@@ -167,7 +167,7 @@ class HttpTransport:
             raise EngineUnavailable(f"the server cannot be reached: {type(error).__name__}") from None
 
     @staticmethod
-    def _events(lines: Iterator[str], deadline: float) -> Iterator[StreamEvent]:
+    def _events(lines: Iterator[str], deadline: float) -> Iterator[Event]:
         for line in lines:
             if line.startswith("data:"):
                 event = messages.parse_json(json.loads(line.removeprefix("data:")))
@@ -176,7 +176,7 @@ class HttpTransport:
                     return
             if time.monotonic() > deadline:
                 raise DeadlineExceeded("the request's time ran out")
-        raise EngineUnavailable("the server ended the stream without a picture")
+        raise EngineUnavailable("the server ended the stream without an image")
 
 
 def http_error(status: int, body: bytes) -> AquatintError:
@@ -189,7 +189,7 @@ def http_error(status: int, body: bytes) -> AquatintError:
 
 
 class Client:
-    """Draws pictures on an Aquatint server. Use as a context manager, or call ``close``."""
+    """Generates images on an Aquatint server. Use as a context manager, or call ``close``."""
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
@@ -206,7 +206,7 @@ class Client:
         self._transport.close()
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model's front is ready to draw."""
+        """Whether the model is ready to generate."""
         return self._transport.is_ready(model or self._options.model)
 
     def models(self) -> list[ModelInfo]:
@@ -214,23 +214,29 @@ class Client:
         describe = tenacity.Retrying(**self._options.retrying(self._options.timeout_s)).wraps(self._transport.describe)
         return [describe(model) for model in self._options.models]
 
-    def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> Generation:
-        """Draw and wait. Raises ``AquatintError``; overload and unavailability are retried within the deadline."""
-        request = with_seed(request)
+    def generate(
+        self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
+    ) -> Generation:
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
+        overload and unavailability are retried within the deadline.
+        """
+        request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s
         deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
         retrying = tenacity.Retrying(**self._options.retrying(timeout_s))
         return retrying(lambda: self._transport.generate(model, request, max(deadline - time.monotonic(), 0.001)))
 
-    def stream(self, request: GenerationRequest, timeout_s: float | None = None) -> Iterator[StreamEvent]:
-        """Draw step by step: ``Step`` events, then the ``Generation``. Retried only before the first event."""
-        request = with_seed(request)
+    def stream(
+        self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
+    ) -> Iterator[Event]:
+        """Generate step by step: ``Progress`` events, then the ``Generation``. Retried only before the first event."""
+        request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s
         deadline = time.monotonic() + timeout_s
         model = request.model or self._options.model
 
-        def first() -> tuple[StreamEvent, Iterator[StreamEvent]]:
+        def first() -> tuple[Event, Iterator[Event]]:
             events = self._transport.stream(model, request, max(deadline - time.monotonic(), 0.001))
             return next(events), events
 

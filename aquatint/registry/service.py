@@ -10,13 +10,13 @@ from pathlib import Path
 
 import httpx
 
-from aquatint import manifest as manifests
-from aquatint.errors import EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable
 from aquatint.registry.swap import LiveTriton, swap
 from aquatint.registry.versions import Pointer, Registry, files_under
-from aquatint.secret_file import read_or_create
+from aquatint.repository import manifest as manifests
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
+from aquatint.storage.secret_file import read_or_create
 
 _log = logging.getLogger("aquatint.registry")
 

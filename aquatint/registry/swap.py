@@ -20,12 +20,12 @@ from pathlib import Path
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from aquatint import manifest as manifests
-from aquatint import served_model
 from aquatint.client import connect
-from aquatint.errors import BundleRejected, EngineUnavailable
-from aquatint.manifest import Manifest
+from aquatint.contract.errors import BundleRejected, EngineUnavailable
+from aquatint.diffusion import served_model
 from aquatint.registry import trial
+from aquatint.repository import manifest as manifests
+from aquatint.repository.manifest import Manifest
 
 _log = logging.getLogger("aquatint.registry")
 

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from aquatint.client import Client
-from aquatint.errors import BundleRejected
-from aquatint.request import GenerationRequest
+from aquatint.contract.errors import BundleRejected
+from aquatint.contract.request import GenerationRequest
 
 
 def draw(client: Client, prompts: list[str], version: int) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.errors import BundleRejected, InvalidRequest, ModelNotFound, StoreUnavailable
-from aquatint.manifest import sha256
+from aquatint.contract.errors import BundleRejected, InvalidRequest, ModelNotFound, StoreUnavailable
+from aquatint.repository.manifest import sha256
 from aquatint.storage import ObjectNotFound, ObjectStore
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from aquatint.errors import EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable
 
 
 @dataclass(frozen=True)

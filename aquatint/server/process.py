@@ -24,8 +24,8 @@ import psutil
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from aquatint import manifest
-from aquatint.errors import AquatintError, EngineUnavailable, Overloaded
+from aquatint.contract.errors import AquatintError, EngineUnavailable, Overloaded
+from aquatint.repository import manifest
 from aquatint.server.locate import lay_out_backends, locate
 from aquatint.settings import ServerSettings
 

@@ -1,17 +1,6 @@
-"""Where finished pictures live: folders or S3, behind one interface, with metadata, expiry and quotas."""
+"""Where objects live: folders or S3, behind one interface. Knows nothing about what is stored."""
 
-from aquatint.storage.images import ImagePage, ImageStore, StoredImage
 from aquatint.storage.objects import FileObjects, ObjectInfo, ObjectNotFound, ObjectStore
-from aquatint.storage.open import open_image_store, open_objects
+from aquatint.storage.open import open_objects
 
-__all__ = [
-    "FileObjects",
-    "ImagePage",
-    "ImageStore",
-    "ObjectInfo",
-    "ObjectNotFound",
-    "ObjectStore",
-    "StoredImage",
-    "open_image_store",
-    "open_objects",
-]
+__all__ = ["FileObjects", "ObjectInfo", "ObjectNotFound", "ObjectStore", "open_objects"]

@@ -11,7 +11,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aquatint.errors import StoreUnavailable
+from aquatint.contract.errors import StoreUnavailable
 from aquatint.storage.objects import ObjectInfo, ObjectNotFound
 
 _NOT_FOUND = ("404", "NoSuchKey", "NotFound")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kserve_storage import Storage
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 
 
 def resolve(model_id: str) -> str:

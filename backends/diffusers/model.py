@@ -1,6 +1,6 @@
 """Diffusers inside Triton, in one of two roles.
 
-Bring your own pipeline: a stream front that draws with a whole ``DiffusionPipeline`` in this process. The parameter
+Bring your own pipeline: a decoupled model that runs a whole ``DiffusionPipeline`` in this process. The parameter
 ``checkpoint`` is a folder, relative to the version folder or absolute, or a hub id; ``DTYPE`` and ``ENABLE_…`` are read
 from the environment, or as parameters ``dtype``, ``low_cpu_mem`` and so on.
 
@@ -19,18 +19,19 @@ from aquatint_backends.diffusers.pipeline import DiffusersPipeline
 from aquatint_backends.diffusers.placement import PlacementSettings
 from aquatint_backends.diffusers.step_engine import component_folder
 from aquatint_backends.diffusers.step_model import StepModel
+from aquatint_backends.text_to_image.base import TextToImageModel
+from aquatint_backends.text_to_image.configuration import complete
 
-from aquatint.errors import AquatintError
-from aquatint.front.base import Front
-from aquatint.settings import FrontSettings
+from aquatint.contract.errors import AquatintError
+from aquatint.settings import TextToImageSettings
 
 _SUFFIX = "_stream"
 
 
-class PipelineFront(Front):
-    """The decoupled front that holds the weights; ``text_to_image_relay`` serves unary requests over it."""
+class PipelineModel(TextToImageModel):
+    """The decoupled model that holds the weights; ``text_to_image`` relays unary requests to it."""
 
-    def open_drawer(self, args: dict[str, str], settings: FrontSettings) -> DiffusersPipeline:
+    def open_pipeline(self, args: dict[str, str], settings: TextToImageSettings) -> DiffusersPipeline:
         """Load the pipeline."""
         parameters = _parameters(args)
         known: dict[str, Any] = {
@@ -45,6 +46,13 @@ class PipelineFront(Front):
 class TritonPythonModel:
     """Either role, by the model's parameters."""
 
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Fill in the inputs and outputs of the request contract, but for a component."""
+        if "component" in auto_complete_model_config.as_dict().get("parameters", {}):
+            return auto_complete_model_config
+        return complete(auto_complete_model_config)
+
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights; called once by Triton."""
         self._model: Any
@@ -56,7 +64,7 @@ class TritonPythonModel:
                 folder = component_folder(Path(args["model_repository"]) / args["model_version"])
                 self._model = StepModel(folder, json.loads(args["model_config"]), args["model_name"])
             else:
-                self._model = PipelineFront()
+                self._model = PipelineModel()
                 self._model.initialize(args)
         except AquatintError as error:
             raise pb_utils.TritonModelException(f"{type(error).__name__}: {error}") from None
@@ -68,7 +76,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Stop; called once by Triton."""
-        if isinstance(self._model, PipelineFront):
+        if isinstance(self._model, PipelineModel):
             self._model.finalize()
 
 

@@ -1,4 +1,7 @@
-"""Any text-to-image ``DiffusionPipeline`` as a ``Drawer``: one inference thread, previews and cancel between steps."""
+"""Any text-to-image ``DiffusionPipeline`` as an ``ImagePipeline`` with one inference thread.
+
+Previews are made, and a cancelled request ends, between two steps.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 
-from aquatint import checkpoint_info
-from aquatint.errors import BundleRejected, Cancelled, EngineUnavailable, OutOfMemory
-from aquatint.pipeline import Event, GenerationResult, Progress
-from aquatint.preview import fit_preview_factors, preview
-from aquatint.request import ResolvedRequest
-from aquatint.served_model import ModelInfo
+from aquatint.contract.errors import BundleRejected, Cancelled, EngineUnavailable, OutOfMemory
+from aquatint.contract.generation import Event, Generation, Progress, finished_images, preview_images
+from aquatint.contract.image import Image
+from aquatint.contract.model_info import ModelInfo
+from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion.preview import fit_preview_factors, preview
+from aquatint.repository import checkpoint_info
 
 _log = logging.getLogger("aquatint.diffusers")
 
@@ -66,29 +70,29 @@ class DiffusersPipeline:
         self._preview_factors: NDArray[np.float64] | None = None
 
     def run(
-        self, request: ResolvedRequest, checkpoint: Callable[[], None] = lambda: None
+        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
     ) -> Generator[Event, None, None]:
         """Draw on the inference thread, yielding its events here."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         left = threading.Event()
-        future = self._thread.submit(self._draw, request, events.put, left)
+        future = self._thread.submit(self._generate, request, events.put, left)
         try:
             while True:
-                checkpoint()
+                raise_if_cancelled()
                 try:
                     event = events.get(timeout=_POLL_S)
                 except queue.Empty:
                     _raise_failure(future, events)
                     continue
                 yield event
-                if isinstance(event, GenerationResult):
+                if isinstance(event, Generation):
                     return
         finally:
             left.set()
             future.cancel()
 
     @torch.inference_mode()
-    def _draw(self, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event) -> None:
+    def _generate(self, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event) -> None:
         steps = _Steps(self, request, emit, left)
         started = time.perf_counter()
         images = self._pipeline(**self._arguments(request), callback_on_step_end=steps, output_type="np").images
@@ -98,7 +102,8 @@ class DiffusersPipeline:
         pixels: NDArray[np.uint8] = np.rint(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
         rows = request.num_images * (2 if request.uses_guidance else 1)
         dropped = self._dropped_tokens(request.prompt)
-        emit(GenerationResult(pixels, request, dropped, steps.timings(started, ended), {"rows": float(rows)}))
+        timings = steps.timings(started, ended)
+        emit(Generation(finished_images(pixels, request), request, dropped, timings, {"rows": float(rows)}))
 
     def _arguments(self, request: ResolvedRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -137,15 +142,15 @@ class DiffusersPipeline:
         """The scheduler of the pipeline, with the sigmas of the drawing in progress."""
         return self._pipeline.scheduler
 
-    def preview(self, latents: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-        """A linear guess of the pictures; ``None`` for pipelines without an ``AutoencoderKL``."""
+    def previews(self, latents: NDArray[np.float32]) -> list[Image]:
+        """Guess the images linearly from latents; none for pipelines without an ``AutoencoderKL``."""
         vae = getattr(self._pipeline, "vae", None)
         if not isinstance(vae, AutoencoderKL) or latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
-            return None
+            return []
         if self._preview_factors is None:
             scale = 2 ** (len(vae.config.block_out_channels) - 1)
             self._preview_factors = fit_preview_factors(self._encode, scale)
-        return preview(latents, self._preview_factors)
+        return preview_images(preview(latents, self._preview_factors))
 
     def _encode(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
         vae = self._pipeline.vae
@@ -176,15 +181,15 @@ class _Steps:
             raise Cancelled("the request was cancelled")
         self._times.append(time.perf_counter())
         every = self._request.preview_every
-        shown = None
+        previews: list[Image] = []
         if every:
             latents = tensors["latents"].float().cpu().numpy()
             if (step + 1) % every == 0:
-                shown = self._owner.preview(self._clean(latents, step))
+                previews = self._owner.previews(self._clean(latents, step))
             self._previous = latents
         # Some schedulers take more steps than were asked for.
         total = max(self._request.num_inference_steps, step + 1)
-        self._emit(Progress(step + 1, total, shown))
+        self._emit(Progress(step + 1, total, previews))
         return tensors
 
     def _clean(self, latents: NDArray[np.float32], step: int) -> NDArray[np.float32]:
@@ -220,7 +225,7 @@ def _raise_failure(future: Future[None], events: queue.SimpleQueue[Event]) -> No
             "too little device memory: lower width, height or num_images, or have the server set ENABLE_CPU_OFFLOAD, "
             "ENABLE_VAE_SLICING or ENABLE_VAE_TILING"
         ) from error
-    raise error or EngineUnavailable("the drawing ended without a picture")
+    raise error or EngineUnavailable("the generation ended without an image")
 
 
 def _load(folder: Path, dtype: torch.dtype | None, low_cpu_mem: bool) -> DiffusionPipeline:

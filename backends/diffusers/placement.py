@@ -12,7 +12,7 @@ from diffusers.utils import is_accelerate_available
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 
 _log = logging.getLogger("aquatint.diffusers")
 

@@ -16,7 +16,7 @@ from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 
 _log = logging.getLogger("aquatint.diffusers")
 

@@ -18,9 +18,9 @@ import triton_python_backend_utils as pb_utils
 from aquatint_backends.batching import BatchedBackend
 from numpy.typing import NDArray
 
-from aquatint import engine_record
-from aquatint.engine_record import EngineRecord
-from aquatint.errors import AquatintError, BundleRejected, EngineUnavailable
+from aquatint.contract.errors import AquatintError, BundleRejected, EngineUnavailable
+from aquatint.repository import engine_record
+from aquatint.repository.engine_record import EngineRecord
 
 _TORCH = {
     "FLOAT": torch.float32,

@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aquatint import api
-from aquatint.api.auth import RateLimiter, authenticator, caller_of
-from aquatint.api.disconnect import CancelOnDisconnect
-from aquatint.api.guard import BodyLimit, HostOriginGuard
+from aquatint.http import health, install_error_handlers
+from aquatint.http.auth import RateLimiter, authenticator, caller_of
+from aquatint.http.disconnect import CancelOnDisconnect
+from aquatint.http.guard import BodyLimit, HostOriginGuard
 from aquatint.settings import ApiSettings
 from aquatint_chat import routes
 from aquatint_chat.llm import LanguageModel
@@ -51,7 +51,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
         await llm.model()
 
     app = FastAPI(title="Aquatint chat", lifespan=lifespan, docs_url=None, redoc_url=None)
-    api.install_error_handlers(app)
+    install_error_handlers(app)
     authenticate = authenticator(api_settings)
     free = caller_of(authenticate, None)
     app.include_router(routes.chat_routes(turns, caller_of(authenticate, RateLimiter(api_settings.rate_limit))))
@@ -59,7 +59,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
     app.include_router(routes.image_routes(store, free))
     app.include_router(routes.status_routes(llm, toolbox, settings, free))
     # Without the language model the page still draws.
-    app.include_router(api.health({"database": store.check, "drawing": toolbox.check}, {"llm": llm_ready}))
+    app.include_router(health({"database": store.check, "drawing": toolbox.check}, {"llm": llm_ready}))
     if settings.web.is_dir():
         app.mount("/", StaticFiles(directory=settings.web, html=True))
     app.add_middleware(CancelOnDisconnect, prefixes=[routes.COMPLETIONS])

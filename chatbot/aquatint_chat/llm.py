@@ -11,7 +11,7 @@ import openai
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
 from openai.types.chat.chat_completion_chunk import ChoiceDeltaToolCall
 
-from aquatint.errors import EngineUnavailable, InvalidRequest, Overloaded
+from aquatint.contract.errors import EngineUnavailable, InvalidRequest, Overloaded
 from aquatint_chat.settings import ChatSettings
 
 Messages = Sequence[ChatCompletionMessageParam]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from openai.types.chat import ChatCompletionMessageParam
 
-from aquatint.errors import AquatintError
+from aquatint.contract.errors import AquatintError
 from aquatint_chat import wording
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.wording import Wording

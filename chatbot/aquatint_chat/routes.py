@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
-from aquatint.api.auth import Caller, CallerOf
-from aquatint.errors import AquatintError
+from aquatint.contract.errors import AquatintError
+from aquatint.http.auth import Caller, CallerOf
 from aquatint_chat import views
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.settings import ChatSettings

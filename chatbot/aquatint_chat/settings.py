@@ -7,11 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from aquatint_llm import EMBEDDED_MODEL
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from aquatint.errors import InvalidRequest, from_validation
-from aquatint.llm import EMBEDDED_MODEL
+from aquatint.contract.errors import InvalidRequest, from_validation
 
 _SYSTEM_PROMPT = (
     "You are Aquatint, a friendly assistant that talks and draws pictures. When the user wants a picture, call the "

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_sessionmaker,
 from sqlalchemy.orm import DeclarativeBase, Mapped, defer, mapped_column, relationship, selectinload
 from sqlalchemy.types import DateTime
 
-from aquatint.errors import ConversationNotFound, ImageNotFound, InvalidRequest, StoreUnavailable
+from aquatint.contract.errors import ConversationNotFound, ImageNotFound, InvalidRequest, StoreUnavailable
 
 _log = logging.getLogger("aquatint.chat")
 

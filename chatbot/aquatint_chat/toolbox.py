@@ -21,8 +21,8 @@ from mcp.shared.exceptions import MCPError
 from openai.types.chat import ChatCompletionFunctionToolParam
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from aquatint import errors
-from aquatint.errors import AquatintError, DeadlineExceeded, EngineUnavailable, InvalidRequest
+from aquatint.contract import errors
+from aquatint.contract.errors import AquatintError, DeadlineExceeded, EngineUnavailable, InvalidRequest
 from aquatint_chat.settings import McpServer
 
 _log = logging.getLogger("aquatint.chat")

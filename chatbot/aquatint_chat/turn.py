@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 from openai.types.chat import (
@@ -18,11 +18,12 @@ from openai.types.chat import (
     ChatCompletionFunctionToolParam,
     ChatCompletionMessageFunctionToolCallParam,
 )
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from aquatint import errors
-from aquatint.errors import AquatintError, EngineUnavailable, InvalidRequest
-from aquatint.request import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_SEED, MAX_STEPS
+from aquatint.contract import errors
+from aquatint.contract.errors import AquatintError, EngineUnavailable, InvalidRequest
+from aquatint.contract.fields import model_fields
+from aquatint.contract.request import GenerationRequest
 from aquatint_chat import events, metrics, views, wording
 from aquatint_chat.events import Event
 from aquatint_chat.history import past_of, tool_messages
@@ -37,19 +38,19 @@ _log = logging.getLogger("aquatint.chat")
 _PERMANENT = (InvalidRequest, errors.Forbidden, errors.ModelNotFound, errors.ConversationNotFound)
 
 
-class ImageSettings(BaseModel):
-    """What the page's settings say about pictures; they win over what a language model chooses."""
-
+class _ImageSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model: str | None = None
-    width: int | None = Field(default=None, ge=1)
-    height: int | None = Field(default=None, ge=1)
-    num_inference_steps: int | None = Field(default=None, ge=1, le=MAX_STEPS)
-    guidance_scale: float | None = Field(default=None, ge=0, le=MAX_GUIDANCE_SCALE)
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    negative_prompt: str | None = None
-    num_images: int | None = Field(default=None, ge=1, le=MAX_IMAGES)
+    # The only one that a turn reads itself.
+    num_images: int | None = None
+
+
+if TYPE_CHECKING:
+    ImageSettings = _ImageSettings
+else:
+    # What the page's settings say about images; they win over what a language model chooses.
+    _SETTINGS = [name for name in GenerationRequest.model_fields if name not in ("prompt", "preview_every")]
+    ImageSettings = create_model("ImageSettings", __base__=_ImageSettings, **model_fields(_SETTINGS, optional=True))
 
 
 class TurnRequest(BaseModel):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 
 COMMAND = "/imagine"
 _PICTURE = r"(?:picture|image|drawing|painting|photo|illustration|sketch|emoji|icon|logo|sticker|portrait|wallpaper)s?"

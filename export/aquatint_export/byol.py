@@ -11,10 +11,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from aquatint import checkpoint_info
-from aquatint import manifest as manifests
-from aquatint.errors import BundleRejected
-from aquatint.served_model import ModelInfo
+from aquatint.contract.errors import BundleRejected
+from aquatint.contract.model_info import ModelInfo
+from aquatint.repository import checkpoint_info
+from aquatint.repository import manifest as manifests
 from aquatint_export import triton_config
 from aquatint_export.publish import check_replaceable, publish
 
@@ -27,7 +27,7 @@ VERSION = "1"
 def publish_pipeline(
     source: str, out: Path, name: str, progress: Callable[[str], None] = lambda stage: None
 ) -> manifests.Manifest:
-    """Publish a repository whose stream front loads ``source`` with diffusers, and whose unary front relays to it.
+    """Publish a repository whose decoupled model loads ``source`` with diffusers, and whose unary model relays to it.
 
     A folder is copied into the repository; a hub id is loaded by the server. Raises ``BundleRejected``.
     """
@@ -64,18 +64,24 @@ def publish_pipeline(
 
 def _write_relay(folder: Path, info: ModelInfo) -> None:
     source = resources.files("aquatint_model_repository") / "text_to_image_relay"
-    version = folder / VERSION
-    version.mkdir(parents=True)
-    config = triton_config.front_config((source / "config.pbtxt").read_text(), info, folder.name)
+    folder.mkdir(parents=True)
+    config = triton_config.text_to_image_config((source / "config.pbtxt").read_text(), info, folder.name)
     (folder / "config.pbtxt").write_text(config)
-    (version / "model.py").write_text((source / VERSION / "model.py").read_text())
+    _write_version(folder, info)
 
 
 def _write_stream(folder: Path, info: ModelInfo, checkpoint: str) -> None:
     source = resources.files("aquatint_model_repository") / "text_to_image_stream"
-    (folder / VERSION).mkdir(parents=True)
-    config = triton_config.front_config((source / "config.pbtxt").read_text(), info, folder.name)
-    (folder / "config.pbtxt").write_text(triton_config.byol_config(config, checkpoint))
+    folder.mkdir(parents=True)
+    config = triton_config.text_to_image_config((source / "config.pbtxt").read_text(), info, folder.name)
+    (folder / "config.pbtxt").write_text(triton_config.diffusers_config(config, checkpoint))
+    _write_version(folder, info)
+
+
+def _write_version(folder: Path, info: ModelInfo) -> None:
+    """Triton wants a version folder; a file in it lets object stores keep it."""
+    (folder / VERSION).mkdir()
+    (folder / VERSION / "model_info.json").write_text(info.model_dump_json(indent=1) + "\n")
 
 
 def copy_checkpoint(folder: Path, to: Path) -> None:

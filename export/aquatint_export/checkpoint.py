@@ -12,11 +12,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 
-from aquatint import checkpoint_info
-from aquatint.checkpoint_info import Defaults
-from aquatint.errors import BundleRejected
-from aquatint.scheduler import FlowMatchEulerScheduler
-from aquatint.served_model import ServedModel, TextEncoder
+from aquatint.contract.errors import BundleRejected
+from aquatint.diffusion.scheduler import FlowMatchEulerScheduler
+from aquatint.diffusion.served_model import ServedModel, TextEncoder
+from aquatint.repository import checkpoint_info
+from aquatint.repository.checkpoint_info import Defaults
 from aquatint_export import large
 
 _ENCODERS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from aquatint import manifest as manifests
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
+from aquatint.repository import manifest as manifests
 from aquatint_export.byol import publish_pipeline
 from aquatint_export.repository import export_checkpoint
 from aquatint_export.tensorrt_build import EngineOptions, open_builder

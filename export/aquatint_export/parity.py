@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aquatint.errors import BundleRejected
-from aquatint.pipeline import ComponentRunner, GenerationResult, Pipeline
-from aquatint.request import GenerationRequest, ResolvedRequest, resolve
+from aquatint.contract.errors import BundleRejected
+from aquatint.contract.generation import Generation
+from aquatint.contract.request import GenerationRequest, ResolvedRequest, resolve
+from aquatint.diffusion.pipeline import ComponentRunner, Pipeline
 from aquatint_export.checkpoint import Checkpoint
 from aquatint_export.components import Component, random_inputs
 
@@ -105,9 +106,8 @@ def check_pictures(report: ParityReport, pictures: list[NDArray[np.uint8]], pipe
 
 def _draw(pipeline: Pipeline, request: ResolvedRequest) -> NDArray[np.uint8]:
     *_, result = pipeline.run(request)
-    assert isinstance(result, GenerationResult)
-    picture: NDArray[np.uint8] = result.images[0]
-    return picture
+    assert isinstance(result, Generation)
+    return result.images[0].pixels
 
 
 def reference_pictures(checkpoint: Checkpoint, pipeline: Pipeline) -> list[NDArray[np.uint8]]:

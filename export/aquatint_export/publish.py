@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aquatint import manifest as manifests
-from aquatint.errors import BundleRejected
-from aquatint.manifest import Manifest
+from aquatint.contract.errors import BundleRejected
+from aquatint.repository import manifest as manifests
+from aquatint.repository.manifest import Manifest
 
 
 def check_replaceable(out: Path) -> None:

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from aquatint import manifest as manifests
-from aquatint import served_model
-from aquatint.errors import BundleRejected
-from aquatint.pipeline import Pipeline
-from aquatint.preview import fit_preview_factors
-from aquatint.served_model import ServedModel
+from aquatint.contract.errors import BundleRejected
+from aquatint.diffusion import served_model
+from aquatint.diffusion.pipeline import Pipeline
+from aquatint.diffusion.preview import fit_preview_factors
+from aquatint.diffusion.served_model import ServedModel
+from aquatint.repository import manifest as manifests
 from aquatint_export import checkpoint as checkpoints
 from aquatint_export import large, onnx_export, parity, serving_gate, streaming, tensorrt_build, triton_config
 from aquatint_export.byol import copy_checkpoint
@@ -31,7 +31,7 @@ from aquatint_export.runner import OnnxRunner
 from aquatint_export.tensorrt_build import EngineBuilder, EngineOptions
 from aquatint_export.triton_config import Target
 
-_FRONTS = {"": "text_to_image", "_stream": "text_to_image_stream"}
+_TEMPLATES = {"": "text_to_image", "_stream": "text_to_image_stream"}
 _TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
 _VERSION = "1"
 
@@ -87,7 +87,7 @@ def _build(
     progress("fit previews")
     factors = fit_preview_factors(checkpoint.encode_picture, checkpoint.pipeline.vae_scale_factor).tolist()
     served = checkpoint.served_model(name, max_batch_size, factors)
-    _write_fronts(checkpoint, served, staging)
+    _write_text_to_image(checkpoint, served, staging)
 
     parts = components(checkpoint)
     report = parity.new_report(dtype)
@@ -213,16 +213,15 @@ def _to(module: nn.Module, dtype: str) -> nn.Module:
     return module if dtype == "fp32" else module.half()
 
 
-def _write_fronts(checkpoint: Checkpoint, served: ServedModel, staging: Path) -> None:
-    """Both fronts get the code and their own copy of all they read: Triton may fetch each model on its own."""
-    for suffix, front in _FRONTS.items():
-        source = resources.files("aquatint_model_repository") / front
+def _write_text_to_image(checkpoint: Checkpoint, served: ServedModel, staging: Path) -> None:
+    """Both models get their own copy of all they read: Triton may fetch each on its own."""
+    for suffix, template in _TEMPLATES.items():
+        source = resources.files("aquatint_model_repository") / template
         folder = staging / f"{served.name}{suffix}"
         version = folder / _VERSION
         version.mkdir(parents=True)
-        config = triton_config.front_config((source / "config.pbtxt").read_text(), served.info(), folder.name)
+        config = triton_config.text_to_image_config((source / "config.pbtxt").read_text(), served.info(), folder.name)
         (folder / "config.pbtxt").write_text(config)
-        (version / "model.py").write_text((source / _VERSION / "model.py").read_text())
         (version / served_model.FILE_NAME).write_text(served.model_dump_json(indent=1) + "\n")
         for encoder in served.text_encoders:
             if encoder.present:

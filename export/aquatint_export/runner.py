@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from aquatint.pipeline import Tensors
+from aquatint.diffusion.pipeline import Tensors
 
 
 class OnnxRunner:

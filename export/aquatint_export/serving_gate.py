@@ -13,9 +13,9 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from aquatint.errors import EngineUnavailable
-from aquatint.pipeline import Pipeline, Tensors
-from aquatint.served_model import ServedModel
+from aquatint.contract.errors import EngineUnavailable
+from aquatint.diffusion.pipeline import Pipeline, Tensors
+from aquatint.diffusion.served_model import ServedModel
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from aquatint_export import parity

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from aquatint_export import large, onnx_export
 from aquatint_export.components import Component, weight_name, wrap
 

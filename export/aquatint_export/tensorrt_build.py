@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from aquatint.engine_record import FILE_NAME, PLAN_NAME, EngineRecord, ShapeRange, TensorRecord
-from aquatint.errors import BundleRejected
-from aquatint.served_model import ServedModel
+from aquatint.contract.errors import BundleRejected
+from aquatint.diffusion.served_model import ServedModel
+from aquatint.repository.engine_record import FILE_NAME, PLAN_NAME, EngineRecord, ShapeRange, TensorRecord
 from aquatint_export.components import Component, Port
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")

@@ -1,7 +1,7 @@
 """Triton model configurations for components, written as ``config.pbtxt``.
 
 Two targets: ``embedded`` runs components with our python-based ``onnx`` and ``tensorrt`` backends, ``ngc`` with
-Triton's own ``onnxruntime`` and ``tensorrt`` backends on GPUs. The fronts cannot tell which.
+Triton's own ``onnxruntime`` and ``tensorrt`` backends on GPUs. The text-to-image models cannot tell which.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from aquatint.served_model import MODEL_INFO_PARAMETER, ModelInfo
+from aquatint.contract.model_info import MODEL_INFO_PARAMETER, ModelInfo
 from aquatint_export.components import Component, Port
 
 Target = Literal["embedded", "ngc"]
@@ -52,8 +52,8 @@ def component_config(
     return text
 
 
-def front_config(source: str, info: ModelInfo, name: str) -> str:
-    """A front's ``config.pbtxt`` made from the one in ``model_repository/``: its name, and what callers may know."""
+def text_to_image_config(source: str, info: ModelInfo, name: str) -> str:
+    """Make a text-to-image model's ``config.pbtxt`` from one in ``model_repository/``: its name, and its ``info``."""
     config = parse_config(source)
     config.name = name
     config.parameters[MODEL_INFO_PARAMETER].string_value = info.model_dump_json()
@@ -71,9 +71,9 @@ def torch_config(component: Component, name: str, max_batch_size: int, skip_laye
     return text
 
 
-def byol_config(front: str, checkpoint: str) -> str:
-    """A stream front's configuration, drawing with the ``diffusers`` backend from ``checkpoint``."""
-    config = parse_config(front)
+def diffusers_config(template: str, checkpoint: str) -> str:
+    """Make a decoupled model's configuration that runs ``checkpoint`` with the ``diffusers`` backend."""
+    config = parse_config(template)
     config.backend = "diffusers"
     config.parameters["checkpoint"].string_value = checkpoint
     text: str = text_format.MessageToString(config)

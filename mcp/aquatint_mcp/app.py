@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from aquatint import api
-from aquatint.api.auth import RateLimiter, authenticator, caller_of
-from aquatint.api.disconnect import CancelOnDisconnect
-from aquatint.api.guard import BodyLimit, HostOriginGuard
-from aquatint.engine import Engine
-from aquatint.errors import AquatintError, EngineUnavailable
+from aquatint.contract.errors import AquatintError, EngineUnavailable
+from aquatint.contract.image_generator import ImageGenerator
+from aquatint.http import health, image_files, images_api, install_error_handlers, predict_v1
+from aquatint.http.auth import RateLimiter, authenticator, caller_of
+from aquatint.http.disconnect import CancelOnDisconnect
+from aquatint.http.guard import BodyLimit, HostOriginGuard
+from aquatint.images import ImageStore
 from aquatint.settings import ApiSettings
-from aquatint.storage import ImageStore
 from aquatint_mcp.server import build_server
 from aquatint_mcp.settings import McpSettings
 
@@ -25,7 +25,11 @@ _log = logging.getLogger("aquatint.mcp")
 
 
 def create_app(
-    engine: Engine, store: ImageStore, settings: ApiSettings, mcp_settings: McpSettings, sweep_every_s: float = 300.0
+    engine: ImageGenerator,
+    store: ImageStore,
+    settings: ApiSettings,
+    mcp_settings: McpSettings,
+    sweep_every_s: float = 300.0,
 ) -> FastAPI:
     """``/mcp``, ``/v1/…``, ``/images``, ``/health/…`` and ``/metrics`` on one port."""
     authenticate, limiter = authenticator(settings), RateLimiter(settings.rate_limit)
@@ -48,12 +52,12 @@ def create_app(
             raise EngineUnavailable("the model is not ready")
 
     app = FastAPI(title="Aquatint", lifespan=lifespan, docs_url=None, redoc_url=None)
-    api.install_error_handlers(app)
+    install_error_handlers(app)
     limited, free = caller_of(authenticate, limiter), caller_of(authenticate, None)
-    app.include_router(api.images_api(engine, limited, store))
-    app.include_router(api.predict_v1(engine, limited))
-    app.include_router(api.image_files(store, free))
-    app.include_router(api.health({"engine": engine_ready, "store": store.check}))
+    app.include_router(images_api(engine, limited, store))
+    app.include_router(predict_v1(engine, limited))
+    app.include_router(image_files(store, free))
+    app.include_router(health({"engine": engine_ready, "store": store.check}))
     app.mount("/", mcp_app)
     app.add_middleware(CancelOnDisconnect, prefixes=["/v1/"])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

@@ -22,16 +22,16 @@ from fastmcp_tasks import TasksExtension
 from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field, ValidationError
 
-from aquatint import errors
-from aquatint import request as requests
-from aquatint.api.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
-from aquatint.api.files import describe
-from aquatint.engine import Engine, find_model
-from aquatint.errors import AquatintError
-from aquatint.request import MAX_GUIDANCE_SCALE, MAX_IMAGES, MAX_SEED, MAX_STEPS
-from aquatint.served_model import ModelInfo
-from aquatint.storage import ImageStore
-from aquatint_mcp.drawing import Drawing, DrawingResult, inline_picture, resource_link
+from aquatint.contract import errors
+from aquatint.contract import request as requests
+from aquatint.contract.errors import AquatintError
+from aquatint.contract.fields import keyword_parameters, take_fields
+from aquatint.contract.image_generator import ImageGenerator, find_model
+from aquatint.contract.model_info import ModelInfo
+from aquatint.http.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
+from aquatint.http.files import describe
+from aquatint.images import ImageStore
+from aquatint_mcp.generating import Drawing, DrawingResult, inline_picture, resource_link
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +63,7 @@ class ModelListing(BaseModel):
 
 
 def build_server(
-    engine: Engine,
+    engine: ImageGenerator,
     store: ImageStore,
     inline_bytes: int = 256 << 10,
     preview_every: int = 4,
@@ -138,50 +138,26 @@ def _tool_errors(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
 
 
 def _add_drawing(
-    server: FastMCP, engine: Engine, drawing: Drawing, preview_every: int, limiter: RateLimiter | None
+    server: FastMCP, engine: ImageGenerator, drawing: Drawing, preview_every: int, limiter: RateLimiter | None
 ) -> None:
-    @server.tool(
+    async def generate_image(ctx: Context, **fields: Any) -> ToolResult:
+        """Generate images from a description. Answers with the image, its url, its seed and all parameters."""
+        caller = _caller()
+        if limiter is not None:
+            await limiter(caller)
+        info = await find_model(engine, fields.get("model"))
+        steps = fields.get("num_inference_steps") or info.default_num_inference_steps
+        fields |= {"model": info.name, "preview_every": min(preview_every, steps)}
+        return await drawing(requests.parse(fields), ctx, caller.name)
+
+    # Previews are this server's own setting.
+    take_fields(generate_image, keyword_parameters(exclude=("preview_every",)))
+    server.tool(
+        _tool_errors(generate_image),
         annotations=_GENERATES,
         output_schema=DrawingResult.model_json_schema(),
         task=TaskConfig(mode="optional", poll_interval=_POLL),
     )
-    @_tool_errors
-    async def generate_image(
-        ctx: Context,
-        prompt: Annotated[str, Field(description="What should be seen, 1 to 4096 bytes of UTF-8.")],
-        negative_prompt: Annotated[str, Field(description="What should not be seen.")] = "",
-        num_inference_steps: Annotated[
-            int | None, Field(ge=1, le=MAX_STEPS, description="Denoising steps; the model's own by default.")
-        ] = None,
-        guidance_scale: Annotated[
-            float | None,
-            Field(ge=0, le=MAX_GUIDANCE_SCALE, description="How closely to follow the prompt; 1 or less: not guided."),
-        ] = None,
-        width: Annotated[int | None, Field(ge=1, description="Pixels; see list_models.")] = None,
-        height: Annotated[int | None, Field(ge=1, description="Pixels; see list_models.")] = None,
-        seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Same seed, same picture.")] = None,
-        num_images: Annotated[int, Field(ge=1, le=MAX_IMAGES, description="Image i uses seed + i.")] = 1,
-        model: Annotated[str | None, Field(description="One of list_models; the first by default.")] = None,
-    ) -> ToolResult:
-        """Draw pictures from a description. Answers with the picture, its url, its seed and all parameters."""
-        caller = _caller()
-        if limiter is not None:
-            await limiter(caller)
-        info = await find_model(engine, model)
-        steps = num_inference_steps or info.default_num_inference_steps
-        fields = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "width": width,
-            "height": height,
-            "seed": seed,
-            "num_images": num_images,
-            "model": info.name,
-            "preview_every": min(preview_every, steps),
-        }
-        return await drawing(requests.parse(fields), ctx, caller.name)
 
     @server.tool(annotations=_READS)
     @_tool_errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aquatint.errors import BundleRejected, InvalidRequest, StoreUnavailable
+from aquatint.contract.errors import BundleRejected, InvalidRequest, StoreUnavailable
 from aquatint.storage import open_objects
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]

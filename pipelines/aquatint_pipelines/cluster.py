@@ -12,7 +12,7 @@ from kfp import compiler
 from kfp_server_api.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from aquatint.errors import EngineUnavailable, InvalidRequest
+from aquatint.contract.errors import EngineUnavailable, InvalidRequest
 from aquatint_pipelines import pipelines
 
 _EXPERIMENT = "aquatint"

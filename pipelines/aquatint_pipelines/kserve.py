@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from aquatint.errors import AquatintError, EngineUnavailable, ModelNotFound
+from aquatint.contract.errors import AquatintError, EngineUnavailable, ModelNotFound
 
 _GROUP, _VERSION, _PLURAL = "serving.kserve.io", "v1beta1", "inferenceservices"
 _POLL_S = 5.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from kfp import local
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from aquatint_pipelines import pipelines
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from aquatint_pipelines import components
 
 # KFP publishes no types; a call of a pipeline makes a task of the pipeline around it.

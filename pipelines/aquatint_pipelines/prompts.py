@@ -15,10 +15,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from aquatint import request
 from aquatint.client import Client
-from aquatint.errors import AquatintError, InvalidRequest
-from aquatint.request import GenerationRequest
+from aquatint.contract import request
+from aquatint.contract.errors import AquatintError, InvalidRequest
+from aquatint.contract.request import GenerationRequest
 from aquatint.storage import ObjectNotFound, ObjectStore, open_objects
 
 _MAX_ROWS = 100_000

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from aquatint import manifest as manifests
 from aquatint import registry
 from aquatint.client import connect
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from aquatint.registry import Registry
+from aquatint.repository import manifest as manifests
 from aquatint.settings import ServerSettings, read_settings
 from aquatint.storage import open_objects
 from aquatint_pipelines import checkpoints, kserve, prompts
@@ -105,7 +105,7 @@ def check_gate(evaluated: Path) -> None:
 
 def export_and_verify(checkpoint: Path, name: str, target: str, dtype: str, out: Path) -> manifests.Manifest:
     """``aquatint export``, in a process of its own that gives its memory back. Raises ``BundleRejected``."""
-    command = [sys.executable, "-m", "aquatint.cli", "export", str(checkpoint), "--out", str(out)]
+    command = [sys.executable, "-m", "aquatint.cli.app", "export", str(checkpoint), "--out", str(out)]
     command += ["--name", name, "--target", target, "--dtype", dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

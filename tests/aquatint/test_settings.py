@@ -1,6 +1,6 @@
 import pytest
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from aquatint.settings import ApiSettings, ServerSettings, StorageSettings, read_settings
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload_with_hook
+from aquatint_backends.aquatint_runtime.local_generator import LocalGenerator
 from aquatint_backends.diffusers import placement
 from aquatint_backends.diffusers.pipeline import DiffusersPipeline
 from aquatint_backends.diffusers.placement import PlacementSettings, choose_dtype
@@ -21,11 +22,11 @@ from aquatint_export import publish_pipeline
 from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 
-from aquatint import errors, manifest
-from aquatint.checkpoint_info import model_info
-from aquatint.local_engine import LocalEngine
-from aquatint.pipeline import GenerationResult, Progress
-from aquatint.request import GenerationRequest, resolve
+from aquatint.contract import errors
+from aquatint.contract.generation import Generation, Progress
+from aquatint.contract.request import GenerationRequest, resolve
+from aquatint.repository import manifest
+from aquatint.repository.checkpoint_info import model_info
 from tests.checkpoints import MakeCheckpoint
 from tests.previews import assert_shows
 
@@ -48,18 +49,16 @@ def drawer(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint, make
 def test_every_family_draws(drawer: DiffusersPipeline) -> None:
     wanted = ask(drawer, num_images=2, preview_every=2, width=64, height=48)
     *steps, last = drawer.run(wanted)
-    assert isinstance(last, GenerationResult)
-    assert last.images.shape == (2, 48, 64, 3)
+    assert isinstance(last, Generation)
+    assert last.pixels.shape == (2, 48, 64, 3)
     assert set(last.timings) == {"encode_s", "denoise_s", "decode_s", "total_s"}
     assert [isinstance(step, Progress) and step.step for step in steps] == [1, 2, 3, 4]
-    previews = [step.preview for step in steps if isinstance(step, Progress)]
-    assert [preview is not None for preview in previews] == [False, True, False, True]
-    assert previews[1] is not None
-    assert previews[1].shape == (2, 6, 8, 3)
+    previews = [step.previews for step in steps if isinstance(step, Progress)]
+    assert [[image.pixels.shape for image in each] for each in previews] == [[], [(6, 8, 3)] * 2, [], [(6, 8, 3)] * 2]
     # Image i is what seed + i draws alone.
     *_, alone = drawer.run(ask(drawer, seed=2, width=64, height=48))
-    assert isinstance(alone, GenerationResult)
-    assert np.abs(alone.images[0].astype(int) - last.images[1]).max() <= 1
+    assert isinstance(alone, Generation)
+    assert np.abs(alone.pixels[0].astype(int) - last.pixels[1]).max() <= 1
 
 
 def test_previews_show_the_picture_to_come(mini_checkpoint: Path) -> None:
@@ -68,12 +67,12 @@ def test_previews_show_the_picture_to_come(mini_checkpoint: Path) -> None:
     prompt = "a flat emoji of a fox on a blue background"
     wanted = ask(drawer, prompt=prompt, seed=7, num_images=2, num_inference_steps=8, preview_every=4)
     *steps, last = drawer.run(wanted)
-    assert isinstance(last, GenerationResult)
-    shown = [step.preview for step in steps if isinstance(step, Progress) and step.preview is not None]
+    assert isinstance(last, Generation)
+    shown = [step.previews for step in steps if isinstance(step, Progress) and step.previews]
     assert len(shown) == 2
     for previews in shown:
         for preview, image in zip(previews, last.images, strict=True):
-            assert_shows(preview, image)
+            assert_shows(preview.pixels, image.pixels)
 
 
 def test_leaving_stops_at_the_next_step(drawer: DiffusersPipeline) -> None:
@@ -82,7 +81,7 @@ def test_leaving_stops_at_the_next_step(drawer: DiffusersPipeline) -> None:
     seen.append(next(run))
     run.close()
     *_, last = drawer.run(ask(drawer, num_inference_steps=1))
-    assert isinstance(last, GenerationResult)
+    assert isinstance(last, Generation)
 
 
 def test_cancel_while_waiting_for_the_thread(make_checkpoint: MakeCheckpoint) -> None:
@@ -118,7 +117,7 @@ async def test_failures_are_told_in_words(
         raise failure
 
     drawer._pipeline.transformer.forward = broken
-    engine = LocalEngine(2, 10.0)
+    engine = LocalGenerator(2, 10.0)
     engine.load(drawer)
     with pytest.raises(expected, match=message) as caught:
         await engine.generate(GenerationRequest(prompt="x"))
@@ -127,7 +126,7 @@ async def test_failures_are_told_in_words(
 
 
 async def test_the_local_engine(make_checkpoint: MakeCheckpoint) -> None:
-    engine = LocalEngine(1, 30.0)
+    engine = LocalGenerator(1, 30.0)
     with pytest.raises(errors.EngineUnavailable, match="still being loaded"):
         await engine.generate(GenerationRequest(prompt="x"))
     assert not await engine.is_ready()
@@ -152,8 +151,8 @@ async def test_the_local_engine(make_checkpoint: MakeCheckpoint) -> None:
 
 def drawn(drawer: DiffusersPipeline, **fields: Any) -> NDArray[np.uint8]:
     *_, last = drawer.run(ask(drawer, **fields))
-    assert isinstance(last, GenerationResult)
-    return last.images
+    assert isinstance(last, Generation)
+    return last.pixels
 
 
 def decoder_batches(drawer: DiffusersPipeline) -> list[int]:
@@ -326,8 +325,8 @@ def test_bfloat16_stays_close(make_checkpoint: MakeCheckpoint) -> None:
     for dtype in ("float32", "bfloat16"):
         drawer = load(folder, dtype=dtype)
         *_, last = drawer.run(ask(drawer, num_inference_steps=2))
-        assert isinstance(last, GenerationResult)
-        pictures.append(last.images.astype(float))
+        assert isinstance(last, Generation)
+        pictures.append(last.pixels.astype(float))
     assert np.abs(pictures[0] - pictures[1]).mean() < 8
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
-from aquatint.errors import EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable
 from aquatint.server import TritonServer
 from tests.e2e.conftest import FREE_PORTS, Metrics
 

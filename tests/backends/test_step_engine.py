@@ -17,7 +17,7 @@ from aquatint_backends.diffusers.step_engine import StepEngine, StepSettings, co
 from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from tests.checkpoints import MakeCheckpoint
 
 BUCKETS = (1, 4, 8)

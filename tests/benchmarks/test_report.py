@@ -12,7 +12,7 @@ from aquatint_benchmarks.loads import poisson
 from aquatint_benchmarks.simulator import Calibration
 from PIL import Image
 
-from aquatint.request import GenerationRequest
+from aquatint.contract.request import GenerationRequest
 
 BUSY = {"transformer": 0.7, "vae_decoder": 0.1}
 VALUES = {"images_per_s": 2.0, "p50_s": 0.5, "p99_s": 0.9}

@@ -14,12 +14,13 @@ from aquatint_chat.app import create_app
 from aquatint_chat.settings import ChatSettings
 from aquatint_chat.testing import FakeLlm
 from aquatint_chat.toolbox import Toolbox
-from aquatint_mcp import build_server
+from aquatint_mcp.server import build_server
 from pydantic import SecretStr
 
+from aquatint.images import ImageStore
 from aquatint.settings import ApiSettings
-from aquatint.storage import FileObjects, ImageStore
-from aquatint.testing import FakeEngine
+from aquatint.storage import FileObjects
+from aquatint.testing import FakeGenerator
 from tests.serving import served
 
 
@@ -63,8 +64,8 @@ def llm() -> FakeLlm:
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+def engine() -> FakeGenerator:
+    return FakeGenerator()
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def api_settings() -> ApiSettings:
 
 @pytest.fixture
 async def chat(
-    llm: FakeLlm, engine: FakeEngine, settings: dict[str, Any], api_settings: ApiSettings, tmp_path: Path
+    llm: FakeLlm, engine: FakeGenerator, settings: dict[str, Any], api_settings: ApiSettings, tmp_path: Path
 ) -> AsyncIterator[Chat]:
     store = ImageStore(FileObjects(tmp_path / "images"), b"k" * 32, "http://public")
     toolbox = Toolbox({"aquatint": build_server(engine, store, preview_every=2)}, timeout_s=20)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from aquatint_chat.settings import ChatSettings, Intent
 from aquatint_chat.toolbox import Toolbox, ToolResult
+from aquatint_llm import EMBEDDED_MODEL
 from fastmcp import FastMCP
 
-from aquatint.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
-from aquatint.llm import EMBEDDED_MODEL
+from aquatint.contract.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
 from aquatint.settings import read_settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aquatint_chat.store import ChatStore, Message, Picture
 
-from aquatint.errors import ConversationNotFound, StoreUnavailable
+from aquatint.contract.errors import ConversationNotFound, StoreUnavailable
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from aquatint_chat.testing import FakeLlm, Reply
+from aquatint_llm import EMBEDDED_MODEL
 
-from aquatint import png
-from aquatint.errors import Overloaded
-from aquatint.llm import EMBEDDED_MODEL
-from aquatint.testing import FakeEngine
+from aquatint.contract.errors import Overloaded
+from aquatint.contract.image import read_parameters
+from aquatint.testing import FakeGenerator
 from tests.chatbot.conftest import Chat, named
 from tests.previews import pixels
 from tests.serving import until
@@ -50,7 +50,7 @@ async def test_draw_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
     assert image["image"]["parameters"]["width"] == 32
     got = await chat.http.get(image["image"]["url"])
     assert got.headers["content-type"] == "image/png"
-    assert png.read_parameters(got.content)["prompt"] == "a fox"
+    assert read_parameters(got.content)["prompt"] == "a fox"
     # The fake engine's previews are its pictures.
     for preview in previews:
         np.testing.assert_array_equal(pixels(preview), pixels(got.content))
@@ -147,7 +147,7 @@ def gate() -> asyncio.Event:
     return asyncio.Event()
 
 
-async def test_stop_while_drawing(chat: Chat, engine: FakeEngine, gate: asyncio.Event) -> None:
+async def test_stop_while_drawing(chat: Chat, engine: FakeGenerator, gate: asyncio.Event) -> None:
     engine.gate = gate
     conversation = ""
     async with contextlib.aclosing(chat.stream("/imagine a fox")) as events:
@@ -165,7 +165,7 @@ async def test_stop_while_drawing(chat: Chat, engine: FakeEngine, gate: asyncio.
     assert statuses == [("user", "complete"), ("assistant", "stopped"), ("user", "complete"), ("assistant", "complete")]
 
 
-async def test_a_failing_tool_is_said_in_words(chat: Chat, engine: FakeEngine) -> None:
+async def test_a_failing_tool_is_said_in_words(chat: Chat, engine: FakeGenerator) -> None:
     engine.transport.failures.append(Overloaded("the queue is full", 1.0))
     events = await chat.say("/imagine a fox")
     (error,) = named(events, "error")

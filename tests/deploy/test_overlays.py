@@ -21,13 +21,13 @@ from aquatint_mcp.settings import McpSettings
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings
 
-from aquatint.settings import ApiSettings, ClientSettings, FrontSettings, StorageSettings
+from aquatint.settings import ApiSettings, ClientSettings, StorageSettings, TextToImageSettings
 from tests.conftest import ROOT
 from tests.deploy.manifests import DEPLOY, OVERLAYS, Manifest, build, check, containers, everything, kustomize
 
 # What each of our images reads; those of others begin with their own names.
 SETTINGS: dict[str, list[type[BaseSettings]]] = {
-    "triton": [FrontSettings, ClientSettings],
+    "triton": [TextToImageSettings, ClientSettings],
     "diffusers": [RuntimeSettings, PlacementSettings],
     "mcp": [ApiSettings, StorageSettings, ClientSettings, McpSettings],
     "chat": [ApiSettings, ChatSettings],

@@ -12,11 +12,11 @@ import numpy as np
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from aquatint import errors
 from aquatint.client import connect
-from aquatint.errors import AquatintError
-from aquatint.request import GenerationRequest
-from aquatint.tensors import FIELD_TYPES
+from aquatint.contract import errors
+from aquatint.contract.errors import AquatintError
+from aquatint.contract.fields import TENSORS
+from aquatint.contract.request import GenerationRequest
 
 MODEL = "mini"
 _TIMEOUT_S = 60.0
@@ -114,7 +114,7 @@ class V2RestDoor(_HttpDoor):
     @staticmethod
     def _body(fields: dict[str, Any]) -> dict[str, Any]:
         inputs = [
-            {"name": name, "shape": [1], "datatype": FIELD_TYPES[name].datatype, "data": [value]}
+            {"name": name, "shape": [1], "datatype": TENSORS[name].datatype, "data": [value]}
             for name, value in fields.items()
         ]
         return {"inputs": inputs, "outputs": [{"name": name} for name in ("png", "seed", "info")]}
@@ -147,9 +147,9 @@ class V2GrpcDoor:
     def _infer(self, fields: dict[str, Any], timeout: float) -> Any:
         inputs = []
         for name, value in fields.items():
-            inputs.append(tritonclient.grpc.InferInput(name, [1], FIELD_TYPES[name].datatype))
+            inputs.append(tritonclient.grpc.InferInput(name, [1], TENSORS[name].datatype))
             data = value.encode() if isinstance(value, str) else value
-            inputs[-1].set_data_from_numpy(np.array([data], FIELD_TYPES[name].numpy))
+            inputs[-1].set_data_from_numpy(np.array([data], TENSORS[name].numpy))
         outputs = [tritonclient.grpc.InferRequestedOutput(name) for name in ("png", "seed", "info")]
         return self._client.infer(MODEL, inputs, outputs=outputs, client_timeout=timeout)
 

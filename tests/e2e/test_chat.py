@@ -16,10 +16,10 @@ from aquatint_benchmarks import intents
 from aquatint_chat.llm import LanguageModel
 from aquatint_chat.router import Router
 from aquatint_chat.settings import ChatSettings
+from aquatint_llm import EMBEDDED_MODEL
 from openai.types.chat import ChatCompletionFunctionToolParam
 
 from aquatint.client import Client
-from aquatint.llm import EMBEDDED_MODEL
 from aquatint.server import TritonServer
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment

@@ -22,7 +22,8 @@ from aquatint_export.parity import psnr
 from numpy.typing import NDArray
 from PIL import Image
 
-from aquatint import errors, png
+from aquatint.contract import errors
+from aquatint.contract.image import read_parameters
 from aquatint.server import TritonServer
 from tests.conftest import CHECKPOINT
 from tests.e2e.conftest import FREE_PORTS, eventually
@@ -195,7 +196,7 @@ def test_the_same_pictures(door: Door, references: dict[str, Drawn], name: str) 
     assert len(drawn.files) == len(expected.files)
     for ours, theirs in zip(drawn.files, expected.files):
         assert psnr(pixels(ours), pixels(theirs)) >= MIN_PSNR_DB
-        assert png.read_parameters(ours) == png.read_parameters(theirs)
+        assert read_parameters(ours) == read_parameters(theirs)
 
 
 @pytest.mark.parametrize("name", WRONG)

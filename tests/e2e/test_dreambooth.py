@@ -23,11 +23,11 @@ from aquatint_pipelines.dreambooth.embedding import open_embedder, similarity
 from nbclient import NotebookClient
 from PIL import Image
 
-from aquatint import manifest as manifests
 from aquatint.client import connect
-from aquatint.errors import AquatintError, EngineUnavailable
+from aquatint.contract.errors import AquatintError, EngineUnavailable
+from aquatint.contract.request import GenerationRequest
 from aquatint.registry import LiveTriton, Registry, swap
-from aquatint.request import GenerationRequest
+from aquatint.repository import manifest as manifests
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from aquatint.storage.s3 import S3Objects

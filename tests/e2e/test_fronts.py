@@ -24,10 +24,12 @@ from aquatint_export.runner import OnnxRunner
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from aquatint import errors, png, request, served_model
-from aquatint.client import Client, Generation, Step, connect, connect_async
-from aquatint.pipeline import Pipeline
-from aquatint.request import GenerationRequest
+from aquatint.client import Client, Generation, Progress, connect, connect_async
+from aquatint.contract import errors, request
+from aquatint.contract.image import read_parameters
+from aquatint.contract.request import GenerationRequest
+from aquatint.diffusion import served_model
+from aquatint.diffusion.pipeline import Pipeline
 from aquatint.server import TritonServer
 from tests.e2e.conftest import FREE_PORTS, Metrics, eventually
 from tests.previews import assert_shows, pixels
@@ -41,7 +43,7 @@ LONG = GenerationRequest(prompt="a long one", seed=1, num_inference_steps=150, n
 def test_a_picture_over_each_protocol(client: Client) -> None:
     generation = client.generate(FOX)
     assert pixels(generation.images[0].png).shape == (64, 64, 3)
-    assert png.read_parameters(generation.images[0].png)["prompt"] == FOX.prompt
+    assert read_parameters(generation.images[0].png)["prompt"] == FOX.prompt
     assert generation.parameters.num_inference_steps == 28
     assert set(generation.timings) == {"queue_s", "encode_s", "denoise_s", "decode_s", "total_s"}
 
@@ -86,12 +88,12 @@ def test_golden_pictures(grpc_client: Client, mini_checkpoint: Path) -> None:
 def test_stream_shows_progress_and_previews(client: Client) -> None:
     asked = FOX.model_copy(update={"num_inference_steps": 6, "preview_every": 3, "num_images": 2})
     *steps, last = client.stream(asked)
-    assert [step.step for step in steps if isinstance(step, Step)] == [1, 2, 3, 4, 5, 6]
-    assert [len(step.previews) for step in steps if isinstance(step, Step)] == [0, 0, 2, 0, 0, 2]
+    assert [step.step for step in steps if isinstance(step, Progress)] == [1, 2, 3, 4, 5, 6]
+    assert [len(step.previews) for step in steps if isinstance(step, Progress)] == [0, 0, 2, 0, 0, 2]
     assert isinstance(last, Generation)
-    assert isinstance(steps[-1], Step)
+    assert isinstance(steps[-1], Progress)
     for preview, image in zip(steps[-1].previews, last.images, strict=True):
-        assert_shows(pixels(preview), pixels(image.png))
+        assert_shows(preview.pixels, pixels(image.png))
 
 
 def test_sizes_images_and_guidance(client: Client) -> None:
@@ -205,7 +207,7 @@ def test_leaving_a_stream_cancels_it(server: TritonServer, metrics: Metrics, pro
     url = server.grpc_url if protocol == "grpc" else server.http_url
     with connect(url=url, protocol=protocol) as client:
         events = client.stream(LONG)
-        assert isinstance(next(events), Step)
+        assert isinstance(next(events), Progress)
         events.close()  # type: ignore[attr-defined]
         assert eventually(
             lambda: metrics("aquatint_requests_total", model="mini_stream", outcome="Cancelled") == before + 1

@@ -20,8 +20,8 @@ from fastmcp import Client as McpClient
 from fastmcp.client.transports import StdioTransport
 from PIL import Image
 
-from aquatint import png
 from aquatint.client import Client
+from aquatint.contract.image import read_parameters
 from aquatint.server import TritonServer
 from tests.conftest import ROOT
 from tests.e2e.conftest import Metrics, eventually
@@ -175,7 +175,7 @@ def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: 
             data = httpx.get(entry["url"]).content
             assert len(data) == entry["size"]
             assert pixels(data).shape == (64, 64, 3)
-            assert png.read_parameters(data)["prompt"] == FOX.prompt
+            assert read_parameters(data)["prompt"] == FOX.prompt
     finally:
         mcp.stop()
 

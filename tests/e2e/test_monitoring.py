@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from aquatint.client import connect
-from aquatint.errors import InvalidRequest
-from aquatint.request import GenerationRequest
+from aquatint.contract.errors import InvalidRequest
+from aquatint.contract.request import GenerationRequest
 from tests.deploy.manifests import DEPLOY
 from tests.e2e.collector import Collector
 from tests.e2e.conftest import eventually

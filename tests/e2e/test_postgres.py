@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aquatint_chat.store import ChatStore, Message, Picture
 
-from aquatint.errors import ImageNotFound, StoreUnavailable
+from aquatint.contract.errors import ImageNotFound, StoreUnavailable
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aquatint import png, readiness
+from aquatint.contract.image import read_parameters
+from aquatint.server import readiness
 from tests.conftest import CHECKPOINT
 from tests.e2e.conftest import eventually
 from tests.e2e.processes import running
@@ -32,7 +33,7 @@ def test_run(home: Path, ports: dict[str, str]) -> None:
         assert "Traceback" not in run.printed()
         # What is there is served, not exported again.
         assert "model repository" not in run.printed()
-        assert png.read_parameters((home / "picture.png").read_bytes())["prompt"].startswith("a flat emoji of a fox")
+        assert read_parameters((home / "picture.png").read_bytes())["prompt"].startswith("a flat emoji of a fox")
         assert httpx.get(run.page).status_code == 200
         assert httpx.get(f"{run.page}/health/ready").json()["drawing"] == "ok"
 

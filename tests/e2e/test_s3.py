@@ -14,9 +14,10 @@ import httpx
 import pytest
 from aquatint_backends.aquatint_runtime import source
 
-from aquatint.errors import BundleRejected, ImageNotFound, StoreUnavailable
+from aquatint.contract.errors import BundleRejected, ImageNotFound, StoreUnavailable
+from aquatint.images import ImageStore, open_image_store
 from aquatint.settings import StorageSettings
-from aquatint.storage import FileObjects, ImageStore, ObjectNotFound, open_image_store
+from aquatint.storage import FileObjects, ObjectNotFound
 from aquatint.storage.s3 import S3Objects
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed, seaweed
 

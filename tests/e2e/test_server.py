@@ -15,9 +15,10 @@ import httpx
 import psutil
 import pytest
 
-from aquatint import errors, png
 from aquatint.client import connect
-from aquatint.request import GenerationRequest
+from aquatint.contract import errors
+from aquatint.contract.image import read_parameters
+from aquatint.contract.request import GenerationRequest
 from aquatint.server import TritonServer
 from tests.e2e.conftest import FREE_PORTS, eventually
 
@@ -54,7 +55,7 @@ def test_nothing_is_left_behind(mini_repository: Path) -> None:
 def test_the_command_serves_draws_and_stops(mini_repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
     out = tmp_path / "fox.png"
     ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
-    command = [sys.executable, "-m", "aquatint.cli", "serve", str(mini_repository), *ports]
+    command = [sys.executable, "-m", "aquatint.cli.app", "serve", str(mini_repository), *ports]
     command += ["--draw", "a fox", "--out", str(out), "--log", str(tmp_path / "triton.log")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
@@ -63,14 +64,14 @@ def test_the_command_serves_draws_and_stops(mini_repository: Path, tmp_path: Pat
         children = psutil.Process(serving.pid).children(recursive=True)
         serving.send_signal(ending)
         assert serving.wait(30) == 0
-    assert png.read_parameters(out.read_bytes())["prompt"] == "a fox"
+    assert read_parameters(out.read_bytes())["prompt"] == "a fox"
     assert eventually(lambda: not any(child.is_running() for child in children))
     assert "Started GRPCInferenceService" in (tmp_path / "triton.log").read_text()
 
 
 def test_killing_the_command_ends_the_server(mini_repository: Path) -> None:
     ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
-    command = [sys.executable, "-m", "aquatint.cli", "serve", str(mini_repository), *ports, "--log", "/dev/null"]
+    command = [sys.executable, "-m", "aquatint.cli.app", "serve", str(mini_repository), *ports, "--log", "/dev/null"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         assert "ready" in serving.stdout.readline()

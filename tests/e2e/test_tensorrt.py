@@ -16,8 +16,9 @@ from aquatint_export.serving_gate import TritonRunner
 from aquatint_export.tensorrt_build import open_builder, profile
 from aquatint_export.triton_config import component_config, parse_config
 
-from aquatint import engine_record, manifest, served_model
-from aquatint.errors import BundleRejected, EngineUnavailable
+from aquatint.contract.errors import BundleRejected, EngineUnavailable
+from aquatint.diffusion import served_model
+from aquatint.repository import engine_record, manifest
 from aquatint.server import TritonServer
 from tests.checkpoints import MakeCheckpoint
 from tests.e2e.conftest import FREE_PORTS

@@ -76,7 +76,7 @@ def test_the_page_and_the_locks_are_inside(wheels: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "aquatint_chat/web/index.html" in names
     assert any(re.fullmatch(r"aquatint_chat/web/assets/index-.*\.js", name) for name in names)
-    assert "aquatint/llm/requirements.txt" in names
+    assert "chatbot/aquatint_llm/requirements.txt" in names
     assert not [name for name in names if "node_modules" in name or name.startswith("tests")]
     assert wheel.stat().st_size < 5_000_000
 
@@ -91,7 +91,7 @@ def test_a_client_needs_little(install: Install, grpc_client: Client, server: Tr
     )
     assert status == 0, words
     assert (tmp_path / "fox.png").read_bytes() == grpc_client.generate(FOX).images[0].png
-    code = f"import sys, numpy, aquatint.cli; print(numpy.__version__[0], [m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, numpy, aquatint.cli.app; print(numpy.__version__[0], [m for m in {HEAVY} if m in sys.modules])"
     assert spoken(bin_ / "python", "-c", code) == (0, "2 []")
     missing = {
         ("aquatint", "run"): "run",

@@ -7,8 +7,9 @@ import pytest
 from aquatint_export import export_checkpoint, parity
 from aquatint_export.triton_config import TARGETS, parse_config
 
-from aquatint import manifest, served_model
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
+from aquatint.diffusion import served_model
+from aquatint.repository import manifest
 from tests.checkpoints import MakeCheckpoint
 
 VARIANTS: dict[str, dict[str, Any]] = {

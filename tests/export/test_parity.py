@@ -10,7 +10,7 @@ import pytest
 from aquatint_export import parity
 from numpy.typing import NDArray
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 
 REFERENCE = np.full((4, 4), 2.0, np.float32)
 COMPONENT: Any = SimpleNamespace(name="transformer", outputs=[SimpleNamespace(name="noise_pred")])

@@ -11,7 +11,7 @@ from typing import Any
 
 import mcp_types
 import pytest
-from aquatint_mcp import build_server
+from aquatint_mcp.server import build_server
 from aquatint_mcp.settings import McpSettings
 from fastmcp import Client
 from fastmcp.client.client import CallToolResult
@@ -20,20 +20,21 @@ from fastmcp_tasks import call_tool_task
 from mcp.shared.exceptions import MCPError
 from PIL import Image
 
-from aquatint import errors
-from aquatint.api.auth import RateLimiter
-from aquatint.api.serve import check_exposure
+from aquatint.contract import errors
+from aquatint.http.auth import RateLimiter
+from aquatint.http.serve import check_exposure
+from aquatint.images import ImageStore
 from aquatint.settings import ApiSettings
-from aquatint.storage import FileObjects, ImageStore
-from aquatint.testing import FakeEngine
+from aquatint.storage import FileObjects
+from aquatint.testing import FakeGenerator
 from tests.serving import until
 
 PREVIEW = "aquatint/preview"
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+def engine() -> FakeGenerator:
+    return FakeGenerator()
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def seen() -> Seen:
 # The handshake of 2025-11-25 and the stateless protocol of 2026-07-28.
 @pytest.fixture(params=["legacy", "2026-07-28"])
 async def client(
-    request: pytest.FixtureRequest, engine: FakeEngine, store: ImageStore, seen: Seen
+    request: pytest.FixtureRequest, engine: FakeGenerator, store: ImageStore, seen: Seen
 ) -> AsyncIterator[Client[Any]]:
     server = build_server(engine, store, preview_every=2, limiter=RateLimiter("30/minute"))
     async with Client(
@@ -109,7 +110,7 @@ async def test_a_picture_with_all_that_belongs_to_it(client: Client[Any], store:
     assert stored.parameters["width"] == 32
 
 
-async def test_progress_and_previews(engine: FakeEngine, store: ImageStore, seen: Seen) -> None:
+async def test_progress_and_previews(engine: FakeGenerator, store: ImageStore, seen: Seen) -> None:
     server = build_server(engine, store, preview_every=2)
     async with Client(
         server, mode="legacy", progress_handler=seen.on_progress, message_handler=seen.on_message
@@ -142,7 +143,7 @@ async def test_errors_are_mcp_errors(client: Client[Any], arguments: dict[str, A
     assert "pydantic" not in text_of(result.content[0])
 
 
-async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: ImageStore) -> None:
+async def test_unexpected_failures_show_only_an_id(engine: FakeGenerator, store: ImageStore) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("secret detail")
 
@@ -153,13 +154,13 @@ async def test_unexpected_failures_show_only_an_id(engine: FakeEngine, store: Im
     assert "secret" not in str(caught.value)
 
 
-async def test_engine_failures(client: Client[Any], engine: FakeEngine) -> None:
+async def test_engine_failures(client: Client[Any], engine: FakeGenerator) -> None:
     engine.transport.failures = [errors.Overloaded("the queue is full", 1.0)]
     with pytest.raises(ToolError, match="Overloaded: the queue is full; retry after 1 s"):
         await client.call_tool("generate_image", {"prompt": "a fox"})
 
 
-async def test_cancel_reaches_the_engine(engine: FakeEngine, store: ImageStore) -> None:
+async def test_cancel_reaches_the_engine(engine: FakeGenerator, store: ImageStore) -> None:
     engine.gate = asyncio.Event()
     async with Client(build_server(engine, store), mode="legacy") as client:
         call = asyncio.create_task(client.call_tool("generate_image", {"prompt": "a fox"}))
@@ -169,7 +170,7 @@ async def test_cancel_reaches_the_engine(engine: FakeEngine, store: ImageStore) 
         assert structured(await client.call_tool("list_images"))["images"] == []
 
 
-async def test_as_a_background_task(engine: FakeEngine, store: ImageStore) -> None:
+async def test_as_a_background_task(engine: FakeGenerator, store: ImageStore) -> None:
     async with Client(build_server(engine, store), mode="2026-07-28") as client:
         task = await call_tool_task(client, "generate_image", {"prompt": "a fox", "seed": 5})
         result = await task.result()
@@ -224,14 +225,14 @@ async def test_descriptions(client: Client[Any]) -> None:
     assert "a flat emoji of a fox on a blue background" in text_of(message.content)
 
 
-async def test_rate_limit(engine: FakeEngine, store: ImageStore) -> None:
+async def test_rate_limit(engine: FakeGenerator, store: ImageStore) -> None:
     async with Client(build_server(engine, store, limiter=RateLimiter("1/hour")), mode="legacy") as client:
         await client.call_tool("generate_image", {"prompt": "a fox"})
         with pytest.raises(ToolError, match="Overloaded: more than 1 per 1 hour"):
             await client.call_tool("generate_image", {"prompt": "a fox"})
 
 
-async def test_large_pictures_are_inlined_small(engine: FakeEngine, store: ImageStore) -> None:
+async def test_large_pictures_are_inlined_small(engine: FakeGenerator, store: ImageStore) -> None:
     async with Client(build_server(engine, store, inline_bytes=0), mode="legacy") as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
         assert [block.type for block in result.content] == ["text", "resource_link"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aquatint_pipelines import cluster
 
-from aquatint.errors import EngineUnavailable, InvalidRequest
+from aquatint.contract.errors import EngineUnavailable, InvalidRequest
 
 
 class PipelineServer:

@@ -7,7 +7,7 @@ import yaml
 from aquatint_pipelines import components, local, pipelines
 from kfp import compiler
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from tests.deploy.manifests import build
 
 

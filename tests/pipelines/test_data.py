@@ -12,7 +12,7 @@ import pytest
 from aquatint_pipelines.dreambooth import data, pictures, subject
 from PIL import Image
 
-from aquatint.errors import BundleRejected, InvalidRequest
+from aquatint.contract.errors import BundleRejected, InvalidRequest
 from tests.conftest import ROOT
 
 RHDOG = ROOT / "pipelines" / "models" / "rhdog"

@@ -26,7 +26,7 @@ from aquatint_pipelines.folders import replace_folder, settle_folder
 from PIL import Image
 from safetensors.torch import load_file
 
-from aquatint.errors import BundleRejected, EngineUnavailable, InvalidRequest
+from aquatint.contract.errors import BundleRejected, EngineUnavailable, InvalidRequest
 from tests.conftest import CHECKPOINT, ROOT
 
 PRIOR = {"prompts": ["a flat emoji of an owl on a green background"], "num_class_images": 2}

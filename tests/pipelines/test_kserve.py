@@ -15,7 +15,7 @@ from aquatint_pipelines.kserve import InferenceService
 from kubernetes.client.exceptions import ApiException
 
 from aquatint.client import Client
-from aquatint.errors import BundleRejected, EngineUnavailable, ModelNotFound
+from aquatint.contract.errors import BundleRejected, EngineUnavailable, ModelNotFound
 from aquatint.registry import REPOSITORY, Registry
 from aquatint.storage import FileObjects
 from aquatint.testing import fake_client

@@ -4,7 +4,7 @@ import pytest
 from aquatint_pipelines import prompts
 
 from aquatint.client import Client
-from aquatint.errors import InvalidRequest, StoreUnavailable
+from aquatint.contract.errors import InvalidRequest, StoreUnavailable
 from aquatint.storage import FileObjects
 from aquatint.testing import fake_client
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from aquatint_pipelines.drawing import draw, load_pipeline
 from aquatint_pipelines.dreambooth import data
 from aquatint_pipelines.dreambooth.data import Dataset

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.errors import BundleRejected, InvalidRequest
-from aquatint.manifest import sha256
+from aquatint.contract.errors import BundleRejected, InvalidRequest
+from aquatint.repository.manifest import sha256
 from aquatint_pipelines.dreambooth import pictures
 
 MANIFEST = "manifest.json"

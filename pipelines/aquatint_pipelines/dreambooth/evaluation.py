@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from aquatint_pipelines.drawing import draw, load_pipeline
 from aquatint_pipelines.dreambooth import data
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity

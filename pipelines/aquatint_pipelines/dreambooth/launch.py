@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from aquatint.errors import EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable
 from aquatint_pipelines.dreambooth import training
 from aquatint_pipelines.dreambooth.embedding import open_embedder
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from aquatint.storage import open_objects
 
 MAX_FILES = 2000

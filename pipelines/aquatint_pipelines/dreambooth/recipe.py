@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aquatint.errors import InvalidRequest, from_validation
+from aquatint.contract.errors import InvalidRequest, from_validation
 
 NAMES = ("mini", "medium-24gb", "medium-48gb", "medium-80gb")
 

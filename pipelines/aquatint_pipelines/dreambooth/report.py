@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from aquatint.manifest import Manifest
+from aquatint.repository.manifest import Manifest
 from aquatint_pipelines.dreambooth import data, evaluation, training
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aquatint.errors import BundleRejected
+from aquatint.contract.errors import BundleRejected
 from aquatint_pipelines.drawing import draw, sheet
 from aquatint_pipelines.dreambooth import data, weights
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity

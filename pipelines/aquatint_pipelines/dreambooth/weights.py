@@ -15,7 +15,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from aquatint.errors import InvalidRequest
+from aquatint.contract.errors import InvalidRequest
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
 
 # Attention of both streams of an MMDiT block, as in diffusers' own script for SD3.

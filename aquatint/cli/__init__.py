@@ -1,0 +1,1 @@
+"""The ``aquatint`` command. Other components bring their commands by entry points."""

@@ -1,0 +1,53 @@
+"""The ``aquatint`` command: run, generate, serve, models, doctor, registry, and what other components add.
+
+A component adds its commands by an entry point of the group ``aquatint.commands``: a function that takes the
+application. Its module is imported at every start, so that it imports what is heavy inside its commands.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from aquatint import __version__
+from aquatint.cli import extras
+from aquatint.cli.generate import generate
+from aquatint.cli.models import doctor, models
+from aquatint.cli.run.command import run
+from aquatint.cli.serve import serve
+from aquatint.cli.terminal import OUT
+
+COMMANDS_GROUP = "aquatint.commands"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run Stable Diffusion 3.5 on NVIDIA Triton.",
+)
+for command in (run, generate, serve, models, doctor):
+    app.command()(command)
+extras.add_commands(app, "aquatint.cli.registry", name="registry", extra="triton", needed="psutil")
+for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda each: each.name):
+    point.load()(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        OUT.print(f"aquatint {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself; each does its work in its callback."""
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,95 @@
+"""``aquatint doctor``: what runs on this machine, what is missing, and why it matters."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from aquatint_llm import EMBEDDED_MODEL, LlmSettings, is_installed
+
+from aquatint.cli.extras import install_command
+from aquatint.contract.errors import AquatintError
+from aquatint.settings import ServerSettings, read_settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``hint`` says what to do when it is not ``ok``."""
+
+    part: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Check every part in turn."""
+    yield _tritonserver()
+    yield _numpy()
+    for part, module, extra in (
+        ("onnx backend", "onnxruntime", "triton"),
+        ("export", "torch", "export"),
+        ("export", "diffusers", "export"),
+        ("export", "onnxscript", "export"),
+        ("pipelines", "accelerate", "pipelines"),
+        ("KServe runtime", "kserve", "serving"),
+        ("MCP server", "fastmcp", "mcp"),
+        ("images in S3", "boto3", "mcp"),
+        ("chat", "sqlalchemy", "chatbot"),
+    ):
+        yield _module(part, module, extra)
+    yield _language_model()
+    yield _gpu()
+    yield _shared_memory()
+
+
+def _tritonserver() -> Finding:
+    try:
+        from aquatint.server.locate import locate  # noqa: PLC0415 - only servers have its packages
+    except ModuleNotFoundError as error:
+        return Finding("tritonserver", False, f"{error.name} is not installed", install_command("triton"))
+    try:
+        installation = locate(read_settings(ServerSettings).tritonserver)
+    except AquatintError as error:
+        return Finding("tritonserver", False, "not found", str(error))
+    return Finding("tritonserver", True, f"{installation.binary.name} {installation.why}")
+
+
+def _numpy() -> Finding:
+    version = metadata.version("numpy")
+    if version.startswith("1.") or importlib.util.find_spec("pytriton") is None:
+        return Finding("numpy", True, version)
+    hint = "Triton's Python backend returns wrong values with numpy 2: pip install 'numpy<2'"
+    return Finding("numpy", False, version, hint)
+
+
+def _module(part: str, module: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(part, False, f"{module} is not installed", install_command(extra))
+    return Finding(part, True, f"{module} {metadata.version(module)}")
+
+
+def _language_model() -> Finding:
+    home = read_settings(LlmSettings).home
+    detail = f"{EMBEDDED_MODEL} on vLLM in {home}" if is_installed(home) else f"not in {home}"
+    return Finding("language model", is_installed(home), detail, "aquatint llm install, or set AQUATINT_CHAT_LLM_URL")
+
+
+def _gpu() -> Finding:
+    found = shutil.which("nvidia-smi") is not None
+    return Finding("GPU", found, "nvidia-smi found" if found else "none: the CPU is used", "fine for the mini model")
+
+
+def _shared_memory() -> Finding:
+    free = _free_bytes("/dev/shm")
+    hint = "Triton's Python backend needs 64 MiB of /dev/shm per model: start the container with --shm-size=1g"
+    return Finding("shared memory", free > 512 << 20, f"{free >> 20} MiB free", hint)
+
+
+def _free_bytes(path: str, statvfs: Callable[[str], os.statvfs_result] = os.statvfs) -> int:
+    status = statvfs(path)
+    return status.f_bavail * status.f_frsize

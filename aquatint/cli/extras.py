@@ -1,0 +1,58 @@
+"""Say in one line which extra is missing, wherever a command needs more than the client's packages."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+
+import typer
+from rich.markup import escape
+
+from aquatint.cli.terminal import ERR
+
+_OURS = "aquatint"
+
+
+@contextlib.contextmanager
+def needs(extra: str, command: str) -> Iterator[None]:
+    """End with status 1 and one line when a package that ``extra`` brings cannot be imported inside the block."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(_OURS):
+            raise
+        print_missing(extra, command, error.name)
+        raise SystemExit(1) from None
+
+
+def require(extra: str, command: str, *modules: str) -> None:
+    """End with status 1 and one line when one of ``modules``, which ``extra`` brings, is not installed."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            print_missing(extra, command, module)
+            raise SystemExit(1)
+
+
+def print_missing(extra: str, command: str, module: str | None) -> None:
+    """Print which module ``command`` misses and how to install it."""
+    line = f"{command} needs more packages ({module} is missing): {install_command(extra)}"
+    ERR.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def install_command(extra: str) -> str:
+    """What installs ``extra``."""
+    return f"pip install 'aquatint[{extra}]'"
+
+
+def add_commands(app: typer.Typer, source: str, *, name: str, extra: str, needed: str) -> None:
+    """Add ``source``'s group of commands to ``app``; without ``needed``, which ``extra`` brings, one that says so."""
+    if importlib.util.find_spec(needed) is not None:
+        app.add_typer(getattr(importlib.import_module(source), name), name=name)
+        return
+
+    @app.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, hidden=True)
+    def explain() -> None:
+        print_missing(extra, f"aquatint {name}", needed)
+        raise typer.Exit(1)

@@ -1,0 +1,86 @@
+"""The demo checkpoint, and the model repository made of it, which is made again when either side changes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from aquatint.cli.run.logs import tail
+from aquatint.contract.errors import BundleRejected
+from aquatint.repository import manifest
+
+_PACKAGE = "aquatint_mini"
+_TAIL_LINES = 15
+
+
+def bundled_checkpoint() -> Path:
+    """The demo checkpoint's folder. Raises ``BundleRejected`` where its package is not installed."""
+    folder = _folder_of(_PACKAGE)
+    if folder is None:
+        raise BundleRejected("the demo checkpoint is not installed: pip install aquatint-mini, or name a --checkpoint")
+    return folder
+
+
+def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
+    """Whether ``repository`` can be served as it is, and why."""
+    described = repository / manifest.FILE_NAME
+    if not described.is_file():
+        return False, "there is none yet"
+    written = _read_stamp(repository)
+    if written is None or written["manifest"] != manifest.sha256(described):
+        return True, "something else was put there since, and is kept"
+    if written["inputs"] != _inputs(checkpoint):
+        return False, "the checkpoint or the export changed"
+    return True, "nothing changed since it was exported"
+
+
+def export(checkpoint: str, repository: Path, log: Path) -> None:
+    """Export in a process of its own. Raises ``BundleRejected`` with the end of its log."""
+    command = [sys.executable, "-m", "aquatint.cli.app", "export", checkpoint, "--out", str(repository)]
+    with log.open("wb") as file:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
+    if done.returncode != 0:
+        raise BundleRejected(f"the export failed; the end of {log}:\n{tail(log, _TAIL_LINES)}")
+    stamp = {"inputs": _inputs(checkpoint), "manifest": manifest.sha256(repository / manifest.FILE_NAME)}
+    _stamp(repository).write_text(json.dumps(stamp))
+
+
+def _stamp(repository: Path) -> Path:
+    return repository.with_name(f".{repository.name}.json")
+
+
+def _read_stamp(repository: Path) -> dict[str, str] | None:
+    try:
+        stamp = json.loads(_stamp(repository).read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) and {"inputs", "manifest"} <= stamp.keys() else None
+
+
+def _inputs(checkpoint: str) -> str:
+    """A digest of what an export is made from: the export's and the fronts' code, and the checkpoint's files."""
+    digest = hashlib.sha256(checkpoint.encode())
+    for path in sorted(_code()):
+        digest.update(path.read_bytes())
+    for path in sorted(Path(checkpoint).rglob("*.safetensors")):
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _folder_of(package: str) -> Path | None:
+    """Where an installed package lies, without importing it: what it imports may be large."""
+    spec = importlib.util.find_spec(package)
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def _code() -> Iterator[Path]:
+    for package in ("aquatint_export", "aquatint_model_repository"):
+        root = _folder_of(package)
+        assert root is not None
+        yield from (path for path in root.rglob("*") if path.suffix in {".py", ".pbtxt"})

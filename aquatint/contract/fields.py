@@ -1,0 +1,72 @@
+"""The request contract's fields as other layers need them: tensors, and parameters of a function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from aquatint.contract.request import GenerationRequest, TensorType
+
+
+def _tensor_types() -> dict[str, TensorType]:
+    found = {}
+    for name, field in GenerationRequest.model_fields.items():
+        for each in field.metadata:
+            if isinstance(each, TensorType):
+                found[name] = each
+    return found
+
+
+# One value of shape ``(1,)`` each, named like the field.
+TENSORS = _tensor_types()
+
+
+def is_required(name: str) -> bool:
+    """Whether a request must have this field."""
+    return GenerationRequest.model_fields[name].is_required()
+
+
+def keyword_parameters(
+    exclude: Collection[str] = (), annotate: Callable[[str, Any], Any] = lambda name, annotation: annotation
+) -> list[inspect.Parameter]:
+    """The fields as keyword-only parameters with their types, limits, help and defaults.
+
+    ``annotate`` may replace a field's annotation.
+    """
+    parameters = []
+    for name, field in GenerationRequest.model_fields.items():
+        if name not in exclude:
+            annotation = annotate(name, Annotated[field.annotation, field])
+            default = inspect.Parameter.empty if field.is_required() else field.default
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+    return parameters
+
+
+def model_fields(names: Collection[str], *, optional: bool = False) -> dict[str, Any]:
+    """Define some of the fields for pydantic's ``create_model``, with ``None`` as default where ``optional``."""
+    return {name: _definition(GenerationRequest.model_fields[name], optional) for name in names}
+
+
+def _definition(field: FieldInfo, optional: bool) -> Any:
+    if not optional:
+        return field.annotation, field
+    kind: Any = field.annotation
+    return (Annotated[kind | None, *field.metadata, Field(description=field.description)], None)
+
+
+def take_fields(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
+    """Show ``parameters`` as the function's own, in place of its ``**fields``, to whatever reads its signature."""
+    own = [
+        each for each in inspect.signature(function, eval_str=True).parameters.values() if each.kind != each.VAR_KEYWORD
+    ]
+    positional = [each for each in own if each.kind != each.KEYWORD_ONLY]
+    keyword = [each for each in own if each.kind == each.KEYWORD_ONLY]
+    shown = [*positional, *parameters, *keyword]
+    returned = inspect.signature(function, eval_str=True).return_annotation
+    function.__signature__ = inspect.Signature(shown, return_annotation=returned)  # type: ignore[attr-defined]
+    function.__annotations__ = {**{each.name: each.annotation for each in shown}, "return": returned}

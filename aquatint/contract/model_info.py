@@ -1,0 +1,23 @@
+"""What callers may know of a model."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+# The parameter of a text-to-image model's Triton configuration that holds its ``ModelInfo`` as JSON.
+MODEL_INFO_PARAMETER = "aquatint_model"
+
+
+class ModelInfo(BaseModel):
+    """A model's name, its defaults and the sizes it generates, in pixels."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    default_width: int
+    default_height: int
+    default_num_inference_steps: int
+    default_guidance_scale: float
+    pixel_unit: int
+    min_size: int
+    max_size: int

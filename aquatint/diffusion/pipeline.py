@@ -1,0 +1,238 @@
+"""The whole denoising loop, over any way of running the components.
+
+Four verbs: ``encode`` the prompt, ``denoise`` one step, advance the schedule (``scheduler.euler_step``), ``decode``.
+Single requests, batches and streams all go through ``Pipeline.run``; it knows nothing about Triton, ONNX or torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from aquatint.contract.errors import EngineUnavailable
+from aquatint.contract.generation import Event, Generation, Progress, finished_images, preview_images
+from aquatint.contract.image import Image
+from aquatint.contract.model_info import ModelInfo
+from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion.noise import randn
+from aquatint.diffusion.preview import preview
+from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer, assemble
+from aquatint.diffusion.scheduler import FlowMatchEulerScheduler, euler_step, guide
+from aquatint.diffusion.served_model import ServedModel
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class ComponentRunner(Protocol):
+    """Runs one component of the model on named arrays; the only thing an engine has to provide."""
+
+    def __call__(self, component: str, inputs: Tensors) -> Tensors:
+        """Run ``component`` on a batch. Raises ``AquatintError``."""
+
+
+class ImagePipeline(Protocol):
+    """Generates whole requests step by step: ``Pipeline``, or anything that cannot be run component by component."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What callers may know of the model."""
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Prompts found encoded and prompts encoded so far."""
+
+    def run(
+        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
+        """Yield ``Progress`` after every step and the ``Generation`` last.
+
+        ``raise_if_cancelled`` is called again and again; what it raises ends the run. So does closing the generator.
+        """
+
+
+class EncodingCache:
+    """Conditionings by prompt, least recently used dropped first, limited in bytes. Safe for many threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._entries: LRUCache[str, Conditioning] = LRUCache(max_bytes, getsizeof=lambda entry: entry.nbytes)
+        self._lock = threading.Lock()
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, prompt: str, encode: Callable[[str], Conditioning]) -> Conditioning:
+        """The conditioning of ``prompt``, encoded now if it is not cached."""
+        with self._lock:
+            found = self._entries.get(prompt)
+            self.hits += found is not None
+            self.misses += found is None
+        if found is not None:
+            return found
+        conditioning = encode(prompt)
+        with self._lock:
+            # An entry larger than the whole cache is simply not kept.
+            if conditioning.nbytes <= self._entries.maxsize:
+                self._entries[prompt] = conditioning
+        return conditioning
+
+
+class Pipeline:
+    """One served model: its numbers, tokenizers, scheduler and encoding cache, over a ``ComponentRunner``."""
+
+    def __init__(self, served: ServedModel, folder: Path, runner: ComponentRunner, cache_bytes: int = 64 << 20) -> None:
+        self.served = served
+        self.scheduler = FlowMatchEulerScheduler.from_config(served.scheduler)
+        self.cache = EncodingCache(cache_bytes)
+        self._tokenize = PromptTokenizer(folder, served.text_encoders)
+        self._run = runner
+        self._preview_factors = np.array(served.preview_factors)
+
+    def run(
+        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
+    ) -> Generator[Event, None, None]:
+        """Generate the images, yielding ``Progress`` after every step and the ``Generation`` last.
+
+        ``raise_if_cancelled`` is called before every stage and step; what it raises (``Cancelled``,
+        ``DeadlineExceeded``) ends the run there.
+        """
+        started = time.perf_counter()
+        raise_if_cancelled()
+        positive = self.encode(request.prompt)
+        conditionings = [positive] * request.num_images
+        if request.uses_guidance:
+            conditionings = [self.encode(request.negative_prompt)] * request.num_images + conditionings
+        prompt_embeds = np.stack([c.prompt_embeds for c in conditionings])
+        pooled = np.stack([c.pooled for c in conditionings])
+        encoded = time.perf_counter()
+
+        shape = self.served.latent_shape(request.width, request.height)
+        latents = np.stack([randn(shape, seed) for seed in request.seeds])
+        sigmas = self.scheduler.sigmas(request.num_inference_steps, self._image_seq_len(shape))
+        timesteps = self.scheduler.timesteps(sigmas)
+        for index, timestep in enumerate(timesteps):
+            raise_if_cancelled()
+            velocity = self._guided(latents, timestep, prompt_embeds, pooled, request, index)
+            wanted = request.preview_every and (index + 1) % request.preview_every == 0
+            previews = self._previews(latents - sigmas[index] * velocity) if wanted else []
+            latents = euler_step(latents, velocity, sigmas[index], sigmas[index + 1])
+            yield Progress(index + 1, request.num_inference_steps, previews)
+        denoised = time.perf_counter()
+
+        raise_if_cancelled()
+        images = finished_images(self.decode(latents), request)
+        done = time.perf_counter()
+        timings = {
+            "encode_s": encoded - started,
+            "denoise_s": denoised - encoded,
+            "decode_s": done - denoised,
+            "total_s": done - started,
+        }
+        yield Generation(images, request, positive.dropped_tokens, timings, {"rows": float(len(conditionings))})
+
+    @property
+    def info(self) -> ModelInfo:
+        """What callers may know of the model."""
+        return self.served.info()
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Prompts found encoded and prompts encoded so far."""
+        return self.cache.hits, self.cache.misses
+
+    def encode(self, prompt: str) -> Conditioning:
+        """Run every present text encoder on ``prompt``, or take the cached result."""
+        return self.cache.get(prompt, self._encode)
+
+    def _previews(self, latents: NDArray[np.float32]) -> list[Image]:
+        return preview_images(preview(latents, self._preview_factors))
+
+    def _guided(
+        self,
+        latents: NDArray[np.float32],
+        timestep: np.float32,
+        prompt_embeds: NDArray[np.float32],
+        pooled: NDArray[np.float32],
+        request: ResolvedRequest,
+        step: int,
+    ) -> NDArray[np.float32]:
+        """Velocity of every picture in one step, all kinds of guidance in one batch."""
+        if not request.uses_guidance:
+            return self.denoise(latents, timestep, prompt_embeds, pooled)
+        skipping = self.served.skip_layer_guidance
+        if skipping is None or not skipping.applies(step, request.num_inference_steps):
+            unconditional, conditional = np.split(self.denoise(latents, timestep, prompt_embeds, pooled), 2)
+            return guide(unconditional, conditional, request.guidance_scale)
+        count = len(latents)
+        # Once more the conditional rows, now without some layers.
+        embeds = np.concatenate([prompt_embeds, prompt_embeds[count:]])
+        pooled = np.concatenate([pooled, pooled[count:]])
+        velocity = self.denoise(latents, timestep, embeds, pooled, skipped_rows=count)
+        unconditional, conditional, skipped = np.split(velocity, 3)
+        guided = guide(unconditional, conditional, request.guidance_scale)
+        return guided + np.float32(skipping.scale) * (conditional - skipped)
+
+    def denoise(
+        self,
+        latents: NDArray[np.float32],
+        timestep: np.float32,
+        prompt_embeds: NDArray[np.float32],
+        pooled: NDArray[np.float32],
+        skipped_rows: int = 0,
+    ) -> NDArray[np.float32]:
+        """Velocity for every row, FP32 ``(rows, channels, h, w)``: one transformer call per ``max_batch_size`` rows.
+
+        The last ``skipped_rows`` go without the layers of skip-layer guidance.
+        """
+        rows = len(prompt_embeds)
+        # With guidance the same latents are denoised twice: unconditional rows first, as in diffusers.
+        inputs = {
+            "hidden_states": np.concatenate([latents] * (rows // len(latents))),
+            "timestep": np.full(rows, timestep, np.float32),
+            "encoder_hidden_states": prompt_embeds,
+            "pooled_projections": pooled,
+        }
+        if self.served.skip_layer_guidance is not None:
+            inputs["skip_layers"] = (np.arange(rows) >= rows - skipped_rows).astype(np.float32)
+        return self._run_in_batches("transformer", inputs, "noise_pred")
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Latents to pictures, UINT8 ``(n, height, width, 3)``."""
+        scaled = latents / np.float32(self.served.scaling_factor) + np.float32(self.served.shift_factor)
+        sample = self._run_in_batches("vae_decoder", {"latent_sample": scaled}, "sample")
+        if not np.isfinite(sample).all():
+            raise EngineUnavailable("the engine returned values that are not finite")
+        pixels = np.clip(sample * np.float32(0.5) + np.float32(0.5), 0.0, 1.0)
+        images: NDArray[np.uint8] = np.rint(pixels * np.float32(255.0)).astype(np.uint8)
+        return images.transpose(0, 2, 3, 1)
+
+    def _encode(self, prompt: str) -> Conditioning:
+        outputs, dropped = {}, 0
+        for encoder in self.served.text_encoders:
+            if not encoder.present:
+                continue
+            tokens = self._tokenize(encoder.component, prompt)
+            dropped = max(dropped, tokens.dropped)
+            result = self._run(encoder.component, {"input_ids": tokens.input_ids})
+            pooled = result.get("pooled_prompt_embeds")
+            outputs[encoder.component] = EncoderOutput(
+                result["prompt_embeds"][0], None if pooled is None else pooled[0]
+            )
+        return assemble(self.served, outputs, dropped)
+
+    def _run_in_batches(self, component: str, inputs: Tensors, output: str) -> NDArray[np.float32]:
+        rows = len(next(iter(inputs.values())))
+        size = self.served.max_batch_size
+        parts = [
+            self._run(component, {name: value[start : start + size] for name, value in inputs.items()})[output]
+            for start in range(0, rows, size)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _image_seq_len(self, shape: tuple[int, int, int]) -> int:
+        return (shape[1] // self.served.patch_size) * (shape[2] // self.served.patch_size)

@@ -1,0 +1,95 @@
+"""Prompts to token ids, and text encoder outputs to the transformer's conditioning. No model runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from aquatint.diffusion.served_model import ServedModel, TextEncoder
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """Ids of one prompt for one text encoder, INT64 ``(1, tokens)``, and how many tokens did not fit."""
+
+    input_ids: NDArray[np.int64]
+    dropped: int
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """``prompt_embeds`` FP32 ``(tokens, hidden)``; ``pooled`` FP32 ``(projection,)`` for CLIP, ``None`` for T5."""
+
+    prompt_embeds: NDArray[np.float32]
+    pooled: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer is told of one prompt.
+
+    ``prompt_embeds`` is FP32 ``(tokens, joint_attention_dim)``, ``pooled`` FP32 ``(pooled_projection_dim,)`` and
+    ``dropped_tokens`` the largest number of tokens any encoder had to cut off.
+    """
+
+    prompt_embeds: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+    dropped_tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory the arrays take, for cache accounting."""
+        return self.prompt_embeds.nbytes + self.pooled.nbytes
+
+
+class PromptTokenizer:
+    """The tokenizers of all present text encoders, loaded from ``<folder>/<tokenizer>/tokenizer.json``.
+
+    Padding and truncation are part of the file: the export writes them.
+    """
+
+    def __init__(self, folder: Path, encoders: list[TextEncoder]) -> None:
+        self._tokenizers: dict[str, Tokenizer] = {
+            encoder.component: Tokenizer.from_file(str(folder / encoder.tokenizer / "tokenizer.json"))
+            for encoder in encoders
+            if encoder.present
+        }
+
+    def __call__(self, component: str, prompt: str) -> TokenIds:
+        """Token ids of ``prompt`` for one text encoder."""
+        encoding = self._tokenizers[component].encode(prompt)
+        dropped = sum(sum(1 for special in rest.special_tokens_mask if not special) for rest in encoding.overflowing)
+        return TokenIds(np.array([encoding.ids], np.int64), dropped)
+
+
+def assemble(served: ServedModel, outputs: dict[str, EncoderOutput], dropped_tokens: int) -> Conditioning:
+    """Join encoder outputs as diffusers' ``StableDiffusion3Pipeline.encode_prompt`` does.
+
+    CLIP sequences are joined feature-wise and zero-padded to the joint dimension, T5 follows along the sequence, pooled
+    CLIP vectors are joined. An absent encoder contributes zeros.
+    """
+    clips = [encoder for encoder in served.text_encoders if encoder.kind == "clip"]
+    others = [encoder for encoder in served.text_encoders if encoder.kind != "clip"]
+    dim = served.joint_attention_dim
+    clip = np.concatenate([_sequence(encoder, outputs, encoder.hidden_size) for encoder in clips], axis=1)
+    parts = [np.pad(clip, ((0, 0), (0, dim - clip.shape[1])))]
+    parts += [_sequence(encoder, outputs, dim) for encoder in others]
+    pooled = [_pooled(encoder, outputs) for encoder in clips]
+    return Conditioning(np.concatenate(parts), np.concatenate(pooled), dropped_tokens)
+
+
+def _sequence(encoder: TextEncoder, outputs: dict[str, EncoderOutput], dim: int) -> NDArray[np.float32]:
+    if encoder.component in outputs:
+        return outputs[encoder.component].prompt_embeds
+    return np.zeros((encoder.tokens, dim), np.float32)
+
+
+def _pooled(encoder: TextEncoder, outputs: dict[str, EncoderOutput]) -> NDArray[np.float32]:
+    output = outputs.get(encoder.component)
+    if output is None or output.pooled is None:
+        return np.zeros(encoder.projection_dim, np.float32)
+    return output.pooled

@@ -1,0 +1,84 @@
+"""What generating needs to know about a model: written by the export, read where the model is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from aquatint.contract.model_info import ModelInfo
+
+FILE_NAME = "served_model.json"
+
+
+class TextEncoder(BaseModel):
+    """One text encoder of the model. ``tokens`` is the padded sequence length it is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    component: str
+    tokenizer: str
+    kind: str
+    tokens: int
+    hidden_size: int
+    projection_dim: int
+    present: bool = True
+
+
+class SkipLayerGuidance(BaseModel):
+    """Guidance away from what the transformer predicts without some of its layers, in an early part of the steps.
+
+    diffusers' ``StableDiffusion3Pipeline`` has it as ``skip_guidance_layers`` and ``skip_layer_guidance_*``; its
+    documentation recommends these values for SD3.5 Medium. ``start`` and ``stop`` are fractions of the steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: tuple[int, ...] = (7, 8, 9)
+    scale: float = 2.8
+    start: float = 0.01
+    stop: float = 0.2
+
+    def applies(self, step: int, total_steps: int) -> bool:
+        """Whether it is used in ``step``, counted from 0."""
+        return total_steps * self.start < step < total_steps * self.stop
+
+
+class ServedModel(ModelInfo):
+    """Everything the pipeline computes with.
+
+    ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
+    ``components`` is what the component models' names begin with, if not with the model's own name.
+    """
+
+    max_batch_size: int
+    vae_scale_factor: int
+    latent_channels: int
+    scaling_factor: float
+    shift_factor: float
+    patch_size: int
+    joint_attention_dim: int
+    pooled_projection_dim: int
+    text_encoders: list[TextEncoder]
+    scheduler: dict[str, Any]
+    preview_factors: list[list[float]]
+    skip_layer_guidance: SkipLayerGuidance | None = None
+    components: str | None = None
+
+    def triton_model(self, component: str) -> str:
+        """The Triton model that is ``component``."""
+        return f"{self.components or self.name}_{component}"
+
+    def info(self) -> ModelInfo:
+        """The part that is for callers."""
+        return ModelInfo.model_validate(self.model_dump(include=set(ModelInfo.model_fields)))
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """``(channels, height, width)`` of the latents of an image."""
+        return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
+
+
+def read(folder: Path) -> ServedModel:
+    """Read ``served_model.json`` from a text-to-image model's version folder."""
+    return ServedModel.model_validate_json((folder / FILE_NAME).read_bytes())

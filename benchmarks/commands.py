@@ -1,0 +1,55 @@
+"""``aquatint bench``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aquatint.cli import extras
+from aquatint.cli.terminal import ERR, OUT, clean_errors
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this component."""
+    app.command()(bench)
+
+
+class BenchEngine(StrEnum):
+    """What can be measured."""
+
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+    TORCH = "torch"
+    DIFFUSERS = "diffusers"
+
+
+def bench(
+    checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine draws with.")] = Path(
+        "pipelines/models/mini"
+    ),
+    engine: Annotated[
+        list[BenchEngine] | None,
+        typer.Option(
+            help="Engines to measure; repeatable. The first also gets the mixes. By default all that can run."
+        ),
+    ] = None,
+    clients: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of clients; repeatable.")] = None,
+    per_client: Annotated[int, typer.Option(min=2, help="Requests of each client.")] = 8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of bench.json, bench.md and the plots.")] = Path(
+        "build/bench"
+    ),
+) -> None:
+    """Measure every engine against diffusers behind KServe V1; tables and plots. Takes about ten minutes."""
+    with extras.needs("bench", "aquatint bench"):
+        # Need torch, matplotlib and perf_analyzer, which only this command uses.
+        from aquatint_benchmarks import bench as benchmarks  # noqa: PLC0415
+        from aquatint_benchmarks import report  # noqa: PLC0415
+    with clean_errors(), ERR.status("starting") as status:
+        chosen = [each.value for each in engine] if engine else benchmarks.engines()
+        result = benchmarks.run(checkpoint, chosen, clients or [1, 2, 4, 8], per_client, out, status.update)
+        report.write(result, out)
+    OUT.print(report.markdown(result), markup=False, highlight=False, soft_wrap=True)
+    OUT.print(f"{out}/bench.json, bench.md and plots", soft_wrap=True)

@@ -66,7 +66,7 @@ test-latest: set-up ## the fast tests with the newest versions that pyproject.to
 	$(PYTHON) -m venv --clear build/latest
 	$(BIN)/uv pip compile --quiet --all-extras --override $(LOCKS)/overrides.txt --no-emit-package torch \
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o build/latest/requirements.txt
-	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -e . -e pipelines/models
+	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -r $(LOCKS)/bare.in -e . -e pipelines/models
 	build/latest/bin/pip install --quiet $(TORCH_INDEX) "$(TORCH)"
 	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy
 
@@ -76,7 +76,7 @@ repository: set-up ## the mini checkpoint's model repository
 # The tests' own, so that neither `make run` nor `make dreambooth` changes what they find.
 test-repository: $(TEST_REPOSITORY)/manifest.json
 
-$(TEST_REPOSITORY)/manifest.json: $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt model_repository/*/1/model.py)
+$(TEST_REPOSITORY)/manifest.json: $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt)
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(TEST_REPOSITORY)
 
 web: set-up ## build the chat page

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 DOCUMENTS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
-LOCKS = [*sorted((ROOT / "deploy" / "locks").glob("*.txt")), ROOT / "aquatint" / "llm" / "requirements.txt"]
+LOCKS = [*sorted((ROOT / "deploy" / "locks").glob("*.txt")), ROOT / "chatbot" / "aquatint_llm" / "requirements.txt"]
 # These say what is left out of a lock; they are not locks themselves.
 LOCKS = [path for path in LOCKS if not path.name.endswith("overrides.txt")]
 

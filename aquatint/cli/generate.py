@@ -16,7 +16,7 @@ from rich.table import Table
 from aquatint.cli.terminal import ERR, OUT, clean_errors, render_png
 from aquatint.client import Client, connect
 from aquatint.contract import request
-from aquatint.contract.fields import keyword_parameters, take_fields
+from aquatint.contract.fields import parameters, take_fields
 from aquatint.contract.generation import Generation, Progress
 from aquatint.contract.request import GenerationRequest
 
@@ -58,7 +58,7 @@ def _option(name: str, annotation: Any) -> Any:
     return Annotated[kind, typer.Option(*_FLAGS.get(name, []), help=field.description, show_default=False)]
 
 
-take_fields(generate, keyword_parameters(exclude=("preview_every",), annotate=_option))
+take_fields(generate, parameters(exclude=("preview_every",), annotate=_option))
 
 
 def connect_to(**overrides: Any) -> Client:

@@ -30,21 +30,21 @@ def is_required(name: str) -> bool:
     return GenerationRequest.model_fields[name].is_required()
 
 
-def keyword_parameters(
+def parameters(
     exclude: Collection[str] = (), annotate: Callable[[str, Any], Any] = lambda name, annotation: annotation
 ) -> list[inspect.Parameter]:
-    """The fields as keyword-only parameters with their types, limits, help and defaults.
+    """The fields as parameters of a function with their types, limits, help and defaults.
 
     ``annotate`` may replace a field's annotation.
     """
-    parameters = []
+    found = []
     for name, field in GenerationRequest.model_fields.items():
         if name not in exclude:
             annotation = annotate(name, Annotated[field.annotation, field])
             default = inspect.Parameter.empty if field.is_required() else field.default
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
-    return parameters
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            found.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+    return found
 
 
 def model_fields(names: Collection[str], *, optional: bool = False) -> dict[str, Any]:
@@ -59,14 +59,13 @@ def _definition(field: FieldInfo, optional: bool) -> Any:
     return (Annotated[kind | None, *field.metadata, Field(description=field.description)], None)
 
 
-def take_fields(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> None:
-    """Show ``parameters`` as the function's own, in place of its ``**fields``, to whatever reads its signature."""
-    own = [
-        each for each in inspect.signature(function, eval_str=True).parameters.values() if each.kind != each.VAR_KEYWORD
-    ]
+def take_fields(function: Callable[..., Any], fields: list[inspect.Parameter]) -> None:
+    """Show ``fields`` in place of a function's ``**fields`` to whatever reads its signature."""
+    signature = inspect.signature(function, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
     positional = [each for each in own if each.kind != each.KEYWORD_ONLY]
     keyword = [each for each in own if each.kind == each.KEYWORD_ONLY]
-    shown = [*positional, *parameters, *keyword]
-    returned = inspect.signature(function, eval_str=True).return_annotation
-    function.__signature__ = inspect.Signature(shown, return_annotation=returned)  # type: ignore[attr-defined]
-    function.__annotations__ = {**{each.name: each.annotation for each in shown}, "return": returned}
+    shown = [*positional, *fields, *keyword]
+    function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+    function.__annotations__ = {each.name: each.annotation for each in shown}
+    function.__annotations__["return"] = signature.return_annotation

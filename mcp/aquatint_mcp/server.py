@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from aquatint.contract import errors
 from aquatint.contract import request as requests
 from aquatint.contract.errors import AquatintError
-from aquatint.contract.fields import keyword_parameters, take_fields
+from aquatint.contract.fields import parameters, take_fields
 from aquatint.contract.image_generator import ImageGenerator, find_model
 from aquatint.contract.model_info import ModelInfo
 from aquatint.http.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
@@ -151,7 +151,7 @@ def _add_drawing(
         return await drawing(requests.parse(fields), ctx, caller.name)
 
     # Previews are this server's own setting.
-    take_fields(generate_image, keyword_parameters(exclude=("preview_every",)))
+    take_fields(generate_image, parameters(exclude=("preview_every",)))
     server.tool(
         _tool_errors(generate_image),
         annotations=_GENERATES,

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aquatint.cli import app as cli
+from aquatint.cli import generate as generating
 from aquatint.contract import errors
 from aquatint.contract.image import read_parameters
 from aquatint.testing import fake_client
@@ -19,7 +20,7 @@ def runner() -> CliRunner:
 
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "connect", lambda **_: fake_client(retries=0))
+    monkeypatch.setattr(generating, "connect", lambda **_: fake_client(retries=0))
 
 
 def test_generate_writes_pictures(runner: CliRunner, connected: None, tmp_path: Path) -> None:
@@ -47,7 +48,9 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_server_errors(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "connect", lambda **_: fake_client([errors.EngineUnavailable("no server")], retries=0))
+    monkeypatch.setattr(
+        generating, "connect", lambda **_: fake_client([errors.EngineUnavailable("no server")], retries=0)
+    )
     result = runner.invoke(cli.app, ["generate", "x"])
     assert result.exit_code == 1
     assert "EngineUnavailable: no server" in result.stderr

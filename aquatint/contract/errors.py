@@ -1,24 +1,28 @@
-"""Every error Aquatint raises, and the one table that maps it to HTTP, gRPC and MCP.
+"""Every error Aquatint raises, and the one table that maps it to HTTP, gRPC and Triton.
 
     AquatintError
     ├── InvalidRequest        a field is missing, of the wrong type or outside its limit
     ├── TooLarge              the request's body is larger than the server takes
     ├── Unauthorized          no or wrong credentials
     ├── Forbidden             the credentials do not allow this
-    ├── ModelNotFound         no such model is loaded
-    ├── ImageNotFound         no such stored image
-    ├── ConversationNotFound  no such conversation
+    ├── NotFound
+    │   ├── ModelNotFound     no such model is loaded
+    │   └── ImageNotFound     no such stored image
     ├── Overloaded            the queue is full; try again after ``retry_after_s``
     ├── Cancelled             the caller went away or asked to stop
     ├── DeadlineExceeded      the request's time ran out
     ├── EngineUnavailable     the server or a component is not ready, or died
     ├── StoreUnavailable      the image store cannot be reached or refuses
+    ├── HubUnavailable        a model hub cannot be reached or refuses
     ├── OutOfMemory           the device's memory is too small for this request
-    ├── BundleRejected        a model failed parity, checksum, signature or format checks
+    ├── ModelRejected         a checkpoint or repository failed parity, checksum, signature or format checks
+    ├── InvalidConfiguration  an option or setting of the server's owner cannot be used
+    ├── DependencyMissing     a package that this needs is not installed
     └── Internal              anything else; carries an id to find it in the log
 
-Triton's Python backend has fewer codes than gRPC, so errors cross it as text ``Name: message`` (``to_wire``), from
-which ``from_wire`` makes the same exception again in the client.
+A subclass without a row of its own has its base's, so that a component can add errors of its own. Triton's Python
+backend has fewer codes than gRPC, so errors cross it as text ``Name: message`` (``to_wire``), from which ``from_wire``
+makes the same exception again in the client.
 """
 
 from __future__ import annotations
@@ -56,15 +60,19 @@ class Forbidden(AquatintError):
     """The credentials do not allow this."""
 
 
-class ModelNotFound(AquatintError):
+class NotFound(AquatintError):
+    """There is nothing of that name."""
+
+
+class ModelNotFound(NotFound):
     """No model of that name is loaded."""
 
 
-class ImageNotFound(AquatintError):
+class ImageNotFound(NotFound):
     """No stored image of that id."""
 
 
-class ConversationNotFound(AquatintError):
+class ConversationNotFound(NotFound):
     """No conversation of that id."""
 
 
@@ -106,8 +114,24 @@ class OutOfMemory(AquatintError):
     """Too little device memory for this request; the message says what to lower."""
 
 
-class BundleRejected(AquatintError):
+class ModelRejected(AquatintError):
     """A checkpoint or repository failed a check and will not be published or loaded."""
+
+
+class BundleRejected(ModelRejected):
+    """To be replaced."""
+
+
+class HubUnavailable(AquatintError):
+    """A model hub cannot be reached, knows no such model, or does not let this caller have it."""
+
+
+class InvalidConfiguration(AquatintError):
+    """An option or setting of the server's owner cannot be used; the message names it."""
+
+
+class DependencyMissing(AquatintError):
+    """A package that this needs is not installed; the message says what to install."""
 
 
 class Internal(AquatintError):
@@ -121,35 +145,34 @@ class Mapping:
     http: int
     grpc: str
     triton: str
-    mcp_is_error: bool = True
 
 
 TABLE: dict[type[AquatintError], Mapping] = {
     InvalidRequest: Mapping(400, "INVALID_ARGUMENT", "INVALID_ARG"),
     TooLarge: Mapping(413, "INVALID_ARGUMENT", "INVALID_ARG"),
-    Unauthorized: Mapping(401, "UNAUTHENTICATED", "UNAVAILABLE", mcp_is_error=False),
-    Forbidden: Mapping(403, "PERMISSION_DENIED", "UNAVAILABLE", mcp_is_error=False),
-    ModelNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
-    ImageNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
-    ConversationNotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
+    Unauthorized: Mapping(401, "UNAUTHENTICATED", "UNAVAILABLE"),
+    Forbidden: Mapping(403, "PERMISSION_DENIED", "UNAVAILABLE"),
+    NotFound: Mapping(404, "NOT_FOUND", "NOT_FOUND"),
     Overloaded: Mapping(429, "RESOURCE_EXHAUSTED", "UNAVAILABLE"),
-    Cancelled: Mapping(499, "CANCELLED", "CANCELLED", mcp_is_error=False),
+    Cancelled: Mapping(499, "CANCELLED", "CANCELLED"),
     DeadlineExceeded: Mapping(504, "DEADLINE_EXCEEDED", "UNAVAILABLE"),
     EngineUnavailable: Mapping(503, "UNAVAILABLE", "UNAVAILABLE"),
     StoreUnavailable: Mapping(503, "UNAVAILABLE", "UNAVAILABLE"),
+    HubUnavailable: Mapping(503, "UNAVAILABLE", "UNAVAILABLE"),
     OutOfMemory: Mapping(503, "RESOURCE_EXHAUSTED", "UNAVAILABLE"),
-    BundleRejected: Mapping(422, "FAILED_PRECONDITION", "UNSUPPORTED"),
+    InvalidConfiguration: Mapping(500, "FAILED_PRECONDITION", "UNSUPPORTED"),
+    DependencyMissing: Mapping(501, "UNIMPLEMENTED", "UNSUPPORTED"),
+    ModelRejected: Mapping(422, "FAILED_PRECONDITION", "UNSUPPORTED"),
     Internal: Mapping(500, "INTERNAL", "INTERNAL"),
 }
-_BY_NAME = {error.__name__: error for error in TABLE}
-_WIRE = re.compile(rf"({'|'.join(_BY_NAME)}): (.*)", re.DOTALL)
+_WIRE = re.compile(r"\b([A-Z]\w+): (?=(.*))", re.DOTALL)
 _RETRY_AFTER = re.compile(r"(.*); retry after (\d+) s", re.DOTALL)
 _OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation", re.IGNORECASE)
 
 
 def mapping(error: AquatintError) -> Mapping:
-    """The table's row for an error."""
-    return TABLE[type(error)]
+    """Find the table's row for an error: its own, or the nearest of its bases'."""
+    return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
 
 def internal(error: BaseException) -> AquatintError:
@@ -191,8 +214,14 @@ def to_wire(error: AquatintError) -> str:
 
 def from_wire(text: str) -> AquatintError | None:
     """The error that ``to_wire`` wrote somewhere in ``text``, or ``None`` if there is none."""
-    found = _WIRE.search(text)
-    if found is None:
-        return None
-    kind, message = _BY_NAME[found[1]], found[2].strip()
-    return Overloaded.from_text(message) if kind is Overloaded else kind(message)
+    by_name = {kind.__name__: kind for kind in _subclasses(AquatintError)}
+    for found in _WIRE.finditer(text):
+        if kind := by_name.get(found[1]):
+            message = found[2].strip()
+            return Overloaded.from_text(message) if kind is Overloaded else kind(message)
+    return None
+
+
+def _subclasses(kind: type[AquatintError]) -> list[type[AquatintError]]:
+    """All of them that are imported: one that only another process knows is no error of this one."""
+    return [each for direct in kind.__subclasses__() for each in (direct, *_subclasses(direct))]

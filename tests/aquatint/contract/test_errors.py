@@ -13,7 +13,20 @@ def leaves() -> list[type[AquatintError]]:
 
 
 def test_every_error_has_a_row() -> None:
-    assert set(leaves()) == set(errors.TABLE)
+    for error in leaves():
+        assert set(error.__mro__) & set(errors.TABLE), error
+
+
+def test_a_subclass_has_its_base_s_row() -> None:
+    class TooManyFrames(errors.InvalidRequest):
+        pass
+
+    class WrongFrame(TooManyFrames):
+        pass
+
+    assert errors.mapping(WrongFrame("x")) == errors.TABLE[errors.InvalidRequest]
+    found = errors.from_wire(f"RuntimeError: backend: {errors.to_wire(WrongFrame('frame: is 7'))}")
+    assert type(found) is WrongFrame
 
 
 # Written out once more: callers of every protocol rely on these.
@@ -25,6 +38,11 @@ CODES = {
     errors.ModelNotFound: (404, "NOT_FOUND"),
     errors.ImageNotFound: (404, "NOT_FOUND"),
     errors.ConversationNotFound: (404, "NOT_FOUND"),
+    errors.NotFound: (404, "NOT_FOUND"),
+    errors.HubUnavailable: (503, "UNAVAILABLE"),
+    errors.InvalidConfiguration: (500, "FAILED_PRECONDITION"),
+    errors.DependencyMissing: (501, "UNIMPLEMENTED"),
+    errors.ModelRejected: (422, "FAILED_PRECONDITION"),
     errors.Overloaded: (429, "RESOURCE_EXHAUSTED"),
     errors.Cancelled: (499, "CANCELLED"),
     errors.DeadlineExceeded: (504, "DEADLINE_EXCEEDED"),

@@ -109,7 +109,7 @@ def a1111_text(parameters: ResolvedRequest, seed: int) -> str:
     negative = f"\nNegative prompt: {parameters.negative_prompt}" if parameters.negative_prompt else ""
     settings = {
         "Steps": parameters.num_inference_steps,
-        "Sampler": "Euler",
+        "Sampler": (parameters.sampler or "euler").capitalize(),
         "CFG scale": parameters.guidance_scale,
         "Seed": seed,
         "Size": f"{parameters.width}x{parameters.height}",

@@ -9,9 +9,10 @@ MODEL_INFO_PARAMETER = "aquatint_model"
 
 
 class ModelInfo(BaseModel):
-    """A model's name, its defaults and the sizes it generates, in pixels."""
+    """A model's name, its defaults, the sizes it generates, in pixels, and its samplers, the default first."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A newer server may say more than an older client knows.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
     default_width: int
@@ -21,3 +22,4 @@ class ModelInfo(BaseModel):
     pixel_unit: int
     min_size: int
     max_size: int
+    samplers: tuple[str, ...] = ("euler",)

@@ -63,12 +63,15 @@ class GenerationRequest(BaseModel):
     ] = None
     width: Annotated[int | None, _INT32, Field(ge=1, description="Pixels; the model's own by default.")] = None
     height: Annotated[int | None, _INT32, Field(ge=1, description="Pixels; the model's own by default.")] = None
+    sampler: Annotated[
+        str | None, _BYTES, Field(description="Sampling method: euler or heun; the model's own by default.")
+    ] = None
     seed: Annotated[int | None, _INT64, Field(ge=0, le=MAX_SEED, description="Same seed, same image.")] = None
     num_images: Annotated[int, _INT32, Field(ge=1, le=10, description="Number of images; image i uses seed + i.")] = 1
     preview_every: Annotated[int, _STREAM_INT32, Field(ge=0, description="Steps between previews; 0 for none.")] = 0
     model: Annotated[str | None, Field(description="The served model; the server's first by default.")] = None
 
-    @field_validator("prompt", "negative_prompt", mode="before")
+    @field_validator("prompt", "negative_prompt", "sampler", mode="before")
     @classmethod
     def _clean_text(cls, value: Any) -> Any:
         if isinstance(value, bytes):
@@ -103,6 +106,7 @@ class RequestFields(TypedDict, total=False):
     guidance_scale: float | None
     width: int | None
     height: int | None
+    sampler: str | None
     seed: int | None
     num_images: int
     preview_every: int
@@ -134,7 +138,7 @@ class ResolvedRequest(GenerationRequest):
 
     def of_one_image(self) -> dict[str, Any]:
         """The parameters that make one image again, but for its own seed."""
-        return self.model_dump(exclude={"preview_every", "num_images"})
+        return self.model_dump(exclude={"preview_every", "num_images"}, exclude_none=True)
 
 
 def parse(fields: dict[str, Any]) -> GenerationRequest:
@@ -160,6 +164,8 @@ def resolve(request: GenerationRequest, info: ModelInfo) -> ResolvedRequest:
     steps = request.num_inference_steps or info.default_num_inference_steps
     if request.preview_every > steps:
         raise InvalidRequest(f"preview_every: must be at most num_inference_steps={steps}, is {request.preview_every}")
+    if request.sampler not in (None, *info.samplers):
+        raise InvalidRequest(f"sampler: must be one of {', '.join(info.samplers)}, is {request.sampler!r}")
     filled = {
         "num_inference_steps": steps,
         "guidance_scale": (info.default_guidance_scale if request.guidance_scale is None else request.guidance_scale),

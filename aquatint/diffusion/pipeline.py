@@ -1,6 +1,6 @@
 """The whole denoising loop, over any way of running the components.
 
-Four verbs: ``encode`` the prompt, ``denoise`` one step, advance the schedule (``scheduler.euler_step``), ``decode``.
+Four verbs: ``encode`` the prompt, ``denoise`` one step, advance the latents (``samplers``), ``decode``.
 Single requests, batches and streams all go through ``Pipeline.run``; it knows nothing about Triton, ONNX or torch.
 """
 
@@ -21,10 +21,12 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
-from aquatint.diffusion.noise import randn
+from aquatint.diffusion import families, samplers
+from aquatint.diffusion.guidance import guide
 from aquatint.diffusion.preview import preview
-from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer, assemble
-from aquatint.diffusion.scheduler import FlowMatchEulerScheduler, euler_step, guide
+from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer
+from aquatint.diffusion.samplers import Sampler
+from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
 
 Tensors = dict[str, NDArray[Any]]
@@ -87,8 +89,10 @@ class Pipeline:
 
     def __init__(self, served: ServedModel, folder: Path, runner: ComponentRunner, cache_bytes: int = 64 << 20) -> None:
         self.served = served
-        self.scheduler = FlowMatchEulerScheduler.from_config(served.scheduler)
+        self.family = families.registry()[served.family]
+        self.scheduler = FlowMatchConfig.from_diffusers(served.scheduler)
         self.cache = EncodingCache(cache_bytes)
+        self._samplers = samplers.available(served.scheduler)
         self._tokenize = PromptTokenizer(folder, served.text_encoders)
         self._run = runner
         self._preview_factors = np.array(served.preview_factors)
@@ -111,17 +115,16 @@ class Pipeline:
         pooled = np.stack([c.pooled for c in conditionings])
         encoded = time.perf_counter()
 
-        shape = self.served.latent_shape(request.width, request.height)
-        latents = np.stack([randn(shape, seed) for seed in request.seeds])
-        sigmas = self.scheduler.sigmas(request.num_inference_steps, self._image_seq_len(shape))
-        timesteps = self.scheduler.timesteps(sigmas)
+        latents = self.family.prepare_latents(self.served, request)
+        sampler = self._sampler(request, latents)
+        sigmas, timesteps = sampler.schedule.sigmas, sampler.schedule.timesteps
         for index, timestep in enumerate(timesteps):
             raise_if_cancelled()
             velocity = self._guided(latents, timestep, prompt_embeds, pooled, request, index)
             wanted = request.preview_every and (index + 1) % request.preview_every == 0
             previews = self._previews(latents - sigmas[index] * velocity) if wanted else []
-            latents = euler_step(latents, velocity, sigmas[index], sigmas[index + 1])
-            yield Progress(index + 1, request.num_inference_steps, previews)
+            latents = sampler.step(latents, velocity, index)
+            yield Progress(index + 1, len(timesteps), previews)
         denoised = time.perf_counter()
 
         raise_if_cancelled()
@@ -138,7 +141,7 @@ class Pipeline:
     @property
     def info(self) -> ModelInfo:
         """What callers may know of the model."""
-        return self.served.info()
+        return self.served.info().model_copy(update={"samplers": self._samplers})
 
     @property
     def cache_counts(self) -> tuple[int, int]:
@@ -148,6 +151,10 @@ class Pipeline:
     def encode(self, prompt: str) -> Conditioning:
         """Run every present text encoder on ``prompt``, or take the cached result."""
         return self.cache.get(prompt, self._encode)
+
+    def _sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
+        kind = samplers.registry()[request.sampler or samplers.DEFAULT]
+        return kind(self.scheduler, request.num_inference_steps, self.family.image_seq_len(self.served, latents))
 
     def _previews(self, latents: NDArray[np.float32]) -> list[Image]:
         return preview_images(preview(latents, self._preview_factors))
@@ -190,20 +197,15 @@ class Pipeline:
         The last ``skipped_rows`` go without the layers of skip-layer guidance.
         """
         rows = len(prompt_embeds)
-        # With guidance the same latents are denoised twice: unconditional rows first, as in diffusers.
-        inputs = {
-            "hidden_states": np.concatenate([latents] * (rows // len(latents))),
-            "timestep": np.full(rows, timestep, np.float32),
-            "encoder_hidden_states": prompt_embeds,
-            "pooled_projections": pooled,
-        }
+        conditioning = {"encoder_hidden_states": prompt_embeds, "pooled_projections": pooled}
+        inputs = self.family.transformer_inputs(latents, timestep, conditioning)
         if self.served.skip_layer_guidance is not None:
             inputs["skip_layers"] = (np.arange(rows) >= rows - skipped_rows).astype(np.float32)
         return self._run_in_batches("transformer", inputs, "noise_pred")
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Latents to pictures, UINT8 ``(n, height, width, 3)``."""
-        scaled = latents / np.float32(self.served.scaling_factor) + np.float32(self.served.shift_factor)
+        scaled = self.family.decoder_input(self.served, latents)
         sample = self._run_in_batches("vae_decoder", {"latent_sample": scaled}, "sample")
         if not np.isfinite(sample).all():
             raise EngineUnavailable("the engine returned values that are not finite")
@@ -223,7 +225,7 @@ class Pipeline:
             outputs[encoder.component] = EncoderOutput(
                 result["prompt_embeds"][0], None if pooled is None else pooled[0]
             )
-        return assemble(self.served, outputs, dropped)
+        return self.family.assemble(self.served, outputs, dropped)
 
     def _run_in_batches(self, component: str, inputs: Tensors, output: str) -> NDArray[np.float32]:
         rows = len(next(iter(inputs.values())))
@@ -233,6 +235,3 @@ class Pipeline:
             for start in range(0, rows, size)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _image_seq_len(self, shape: tuple[int, int, int]) -> int:
-        return (shape[1] // self.served.patch_size) * (shape[2] // self.served.patch_size)

@@ -1,4 +1,4 @@
-"""Prompts to token ids, and text encoder outputs to the transformer's conditioning. No model runs here."""
+"""Prompts to token ids, and what encoding them gives. No model runs here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from aquatint.diffusion.served_model import ServedModel, TextEncoder
+from aquatint.diffusion.served_model import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -64,32 +64,3 @@ class PromptTokenizer:
         encoding = self._tokenizers[component].encode(prompt)
         dropped = sum(sum(1 for special in rest.special_tokens_mask if not special) for rest in encoding.overflowing)
         return TokenIds(np.array([encoding.ids], np.int64), dropped)
-
-
-def assemble(served: ServedModel, outputs: dict[str, EncoderOutput], dropped_tokens: int) -> Conditioning:
-    """Join encoder outputs as diffusers' ``StableDiffusion3Pipeline.encode_prompt`` does.
-
-    CLIP sequences are joined feature-wise and zero-padded to the joint dimension, T5 follows along the sequence, pooled
-    CLIP vectors are joined. An absent encoder contributes zeros.
-    """
-    clips = [encoder for encoder in served.text_encoders if encoder.kind == "clip"]
-    others = [encoder for encoder in served.text_encoders if encoder.kind != "clip"]
-    dim = served.joint_attention_dim
-    clip = np.concatenate([_sequence(encoder, outputs, encoder.hidden_size) for encoder in clips], axis=1)
-    parts = [np.pad(clip, ((0, 0), (0, dim - clip.shape[1])))]
-    parts += [_sequence(encoder, outputs, dim) for encoder in others]
-    pooled = [_pooled(encoder, outputs) for encoder in clips]
-    return Conditioning(np.concatenate(parts), np.concatenate(pooled), dropped_tokens)
-
-
-def _sequence(encoder: TextEncoder, outputs: dict[str, EncoderOutput], dim: int) -> NDArray[np.float32]:
-    if encoder.component in outputs:
-        return outputs[encoder.component].prompt_embeds
-    return np.zeros((encoder.tokens, dim), np.float32)
-
-
-def _pooled(encoder: TextEncoder, outputs: dict[str, EncoderOutput]) -> NDArray[np.float32]:
-    output = outputs.get(encoder.component)
-    if output is None or output.pooled is None:
-        return np.zeros(encoder.projection_dim, np.float32)
-    return output.pooled

@@ -52,6 +52,7 @@ class ServedModel(ModelInfo):
     ``components`` is what the component models' names begin with, if not with the model's own name.
     """
 
+    family: str = "sd3"
     max_batch_size: int
     vae_scale_factor: int
     latent_channels: int

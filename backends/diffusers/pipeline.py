@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from aquatint_backends.diffusers.placement import PlacementSettings, choose_device, choose_dtype, place
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
@@ -28,6 +33,7 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion import samplers
 from aquatint.diffusion.preview import fit_preview_factors, preview
 from aquatint.repository import checkpoint_info
 
@@ -35,6 +41,8 @@ _log = logging.getLogger("aquatint.diffusers")
 
 _POLL_S = 0.05
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# By our samplers' names.
+_SCHEDULERS = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
 # diffusers' own default for ``max_sequence_length``.
 _MAX_T5_TOKENS = 256
 
@@ -55,7 +63,7 @@ class DiffusersPipeline:
     def __init__(self, source: str, name: str, settings: PlacementSettings) -> None:
         """Load the weights. Raises ``BundleRejected`` or ``InvalidRequest``."""
         folder = fetch(source)
-        self.info: ModelInfo = checkpoint_info.model_info(folder, source, name)
+        described = checkpoint_info.model_info(folder, source, name)
         self.cache_counts = (0, 0)
         self._skipping = checkpoint_info.defaults(folder, source).skip_layer_guidance
         device, why_device = choose_device()
@@ -65,6 +73,8 @@ class DiffusersPipeline:
         self.description = "; ".join([f"{device} ({why_device})", f"{dtype or 'native'} ({why_dtype})", *done])
         _log.info("%s: %s", name, self.description)
         self._pipeline.set_progress_bar_config(disable=True)
+        self._own_scheduler = self._pipeline.scheduler
+        self.info: ModelInfo = described.model_copy(update={"samplers": self._samplers()})
         self._accepted = set(inspect.signature(self._pipeline.__call__).parameters)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._preview_factors: NDArray[np.float64] | None = None
@@ -94,6 +104,7 @@ class DiffusersPipeline:
     @torch.inference_mode()
     def _generate(self, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event) -> None:
         steps = _Steps(self, request, emit, left)
+        self._pipeline.scheduler = self._scheduler(request.sampler)
         started = time.perf_counter()
         images = self._pipeline(**self._arguments(request), callback_on_step_end=steps, output_type="np").images
         ended = time.perf_counter()
@@ -104,6 +115,22 @@ class DiffusersPipeline:
         dropped = self._dropped_tokens(request.prompt)
         timings = steps.timings(started, ended)
         emit(Generation(finished_images(pixels, request), request, dropped, timings, {"rows": float(rows)}))
+
+    def _samplers(self) -> tuple[str, ...]:
+        if not isinstance(self._own_scheduler, FlowMatchEulerDiscreteScheduler):
+            return ()
+        try:
+            available = samplers.available(self._own_scheduler.config)
+        # diffusers follows options that our samplers do not.
+        except ValueError:
+            return ()
+        return tuple(name for name in available if name in _SCHEDULERS)
+
+    def _scheduler(self, sampler: str | None) -> Any:
+        """The checkpoint's own scheduler, or the one of ``sampler`` with its configuration."""
+        if sampler is None:
+            return self._own_scheduler
+        return _SCHEDULERS[sampler].from_config(self._own_scheduler.config)
 
     def _arguments(self, request: ResolvedRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -187,8 +214,8 @@ class _Steps:
             if (step + 1) % every == 0:
                 previews = self._owner.previews(self._clean(latents, step))
             self._previous = latents
-        # Some schedulers take more steps than were asked for.
-        total = max(self._request.num_inference_steps, step + 1)
+        # Some samplers evaluate more often than there are steps, and some schedulers do not say how often.
+        total = max(len(self._owner.scheduler.timesteps), step + 1)
         self._emit(Progress(step + 1, total, previews))
         return tensors
 

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 
 from aquatint.contract.errors import BundleRejected
-from aquatint.diffusion.scheduler import FlowMatchEulerScheduler
+from aquatint.diffusion import samplers
 from aquatint.diffusion.served_model import ServedModel, TextEncoder
 from aquatint.repository import checkpoint_info
 from aquatint.repository.checkpoint_info import Defaults
@@ -180,7 +180,7 @@ def _check_scheduler(pipeline: StableDiffusion3Pipeline) -> None:
     if not isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler):
         raise BundleRejected(f"the scheduler {type(pipeline.scheduler).__name__} is not supported")
     try:
-        FlowMatchEulerScheduler.from_config(dict(pipeline.scheduler.config))
+        samplers.available(pipeline.scheduler.config)
     except ValueError as error:
         raise BundleRejected(str(error)) from error
 

@@ -1,8 +1,9 @@
-"""The flow-matching Euler sampler in numpy, equal to diffusers' ``FlowMatchEulerDiscreteScheduler``."""
+"""The noise levels of flow matching, as diffusers' ``scheduler_config.json`` describes them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,20 @@ _UNSUPPORTED = (
 
 
 @dataclass(frozen=True)
-class FlowMatchEulerScheduler:
-    """Sigma schedule and Euler step (Esser et al. 2024, "Scaling Rectified Flow Transformers").
+class Schedule:
+    """What a sampler walks down.
 
-    Fields are those of diffusers' ``scheduler_config.json``.
+    ``sigmas`` are noise levels, FP32 ``(evaluations + 1,)``, from about 1 down to 0; ``timesteps`` is what the
+    transformer is given at each but the last, FP32 ``(evaluations,)``.
     """
+
+    sigmas: NDArray[np.float32]
+    timesteps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FlowMatchConfig:
+    """The sigma schedule of Esser et al. 2024, "Scaling Rectified Flow Transformers"; fields are diffusers'."""
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
@@ -36,15 +46,15 @@ class FlowMatchEulerScheduler:
     time_shift_type: str = "exponential"
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> FlowMatchEulerScheduler:
-        """Take the known fields of a diffusers config. Raises ``ValueError`` for an option this sampler has not."""
+    def from_diffusers(cls, config: Mapping[str, Any]) -> FlowMatchConfig:
+        """Take the known fields of a diffusers configuration. Raises ``ValueError`` for an unsupported option."""
         if wanted := [name for name in _UNSUPPORTED if config.get(name)]:
             raise ValueError(f"the scheduler option {wanted[0]} is not supported")
         known = {k: config[k] for k in cls.__dataclass_fields__ if config.get(k) is not None}
         return cls(**known)
 
-    def sigmas(self, num_inference_steps: int, image_seq_len: int) -> NDArray[np.float32]:
-        """Noise levels, FP32 ``(steps + 1,)``, from about 1 down to 0. ``image_seq_len`` is in transformer patches."""
+    def sigmas(self, num_inference_steps: int, image_seq_len: int) -> NDArray[np.float64]:
+        """Noise levels without the final 0, FP64 ``(steps,)``. ``image_seq_len`` is in transformer patches."""
         first, last = self._training_ends()
         sigmas = np.linspace(first, last, num_inference_steps) / self.num_train_timesteps
         if self.use_dynamic_shifting:
@@ -54,11 +64,7 @@ class FlowMatchEulerScheduler:
         if self.shift_terminal:
             remaining = 1 - sigmas
             sigmas = 1 - remaining / (remaining[-1] / (1 - self.shift_terminal))
-        return np.append(sigmas, 0.0).astype(np.float32)
-
-    def timesteps(self, sigmas: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Timesteps the transformer is given for all but the final sigma, FP32 ``(steps,)``."""
-        return sigmas[:-1] * np.float32(self.num_train_timesteps)
+        return sigmas
 
     def _training_ends(self) -> tuple[float, float]:
         """Largest and smallest training timestep. diffusers applies a fixed shift here and again on the grid."""
@@ -74,17 +80,3 @@ class FlowMatchEulerScheduler:
     def _time_shift(self, mu: float, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
         factor = math.exp(mu) if self.time_shift_type == "exponential" else mu
         return factor / (factor + (1 / sigmas - 1))
-
-
-def euler_step(
-    latents: NDArray[np.float32], velocity: NDArray[np.float32], sigma: np.float32, next_sigma: np.float32
-) -> NDArray[np.float32]:
-    """One Euler step of ``dx / d sigma = velocity``; any shape."""
-    return latents + (next_sigma - sigma) * velocity
-
-
-def guide(
-    unconditional: NDArray[np.float32], conditional: NDArray[np.float32], guidance_scale: float
-) -> NDArray[np.float32]:
-    """Classifier-free guidance (Ho and Salimans 2022), any shape."""
-    return unconditional + np.float32(guidance_scale) * (conditional - unconditional)

@@ -1,0 +1,48 @@
+"""Model families: what differs between kinds of checkpoints. A module here that defines ``FAMILY`` adds one.
+
+A family only arranges arrays; the pipeline runs the components.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion.prompt import Conditioning, EncoderOutput
+from aquatint.diffusion.served_model import ServedModel
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Family(Protocol):
+    """One kind of checkpoint. ``name`` is ``ServedModel.family``."""
+
+    name: str
+
+    def assemble(self, served: ServedModel, outputs: dict[str, EncoderOutput], dropped_tokens: int) -> Conditioning:
+        """Join the text encoders' outputs, by component, to what the transformer is told."""
+
+    def prepare_latents(self, served: ServedModel, request: ResolvedRequest) -> NDArray[np.float32]:
+        """Make the latents that denoising starts from, FP32 ``(images, channels, h, w)``."""
+
+    def image_seq_len(self, served: ServedModel, latents: NDArray[np.float32]) -> int:
+        """Count the transformer's patches of one image."""
+
+    def transformer_inputs(self, latents: NDArray[np.float32], timestep: np.float32, conditioning: Tensors) -> Tensors:
+        """Name the inputs of one evaluation: ``conditioning`` has as many rows as all kinds of guidance together."""
+
+    def decoder_input(self, served: ServedModel, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scale denoised latents to what the VAE decoder takes."""
+
+
+@functools.cache
+def registry() -> dict[str, Family]:
+    """Every family by its name."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    return {module.FAMILY.name: module.FAMILY for module in modules if hasattr(module, "FAMILY")}

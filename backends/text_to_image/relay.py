@@ -67,7 +67,7 @@ class Relay:
 
     @staticmethod
     def _inputs(request: ResolvedRequest) -> list[Any]:
-        fields = request.model_dump(exclude={"model"})
+        fields = request.model_dump(include=set(TENSORS), exclude_none=True)
         return [
             pb_utils.Tensor(name, np.array([value.encode() if isinstance(value, str) else value], TENSORS[name].numpy))
             for name, value in fields.items()

@@ -73,6 +73,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "one step": {"prompt": "a lemon", "num_inference_steps": 1, "seed": 0},
     "largest seed": {"prompt": "a lemon", "num_inference_steps": 2, "seed": 2**63 - 1, "num_images": 2},
     "unicode": {"prompt": "🦊 «renard» 狐", "num_inference_steps": 2, "seed": 3},
+    "heun": {"prompt": "a flat emoji of a fox", "sampler": "heun", "seed": 5, "num_inference_steps": 5},
     "too long": {"prompt": "fox " * 200, "num_inference_steps": 2, "seed": 3},
 }
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -85,6 +86,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "large height": ({"prompt": "x", "height": 4096}, "height"),
     "seed": ({"prompt": "x", "seed": -1}, "seed"),
     "images": ({"prompt": "x", "num_images": 11}, "num_images"),
+    "sampler": ({"prompt": "x", "sampler": "dpm++"}, "sampler: must be one of euler, heun"),
 }
 LONG = {"prompt": "a long one", "num_inference_steps": 150, "num_images": 10, "width": 128, "height": 128}
 

@@ -21,6 +21,7 @@ import tritonclient.grpc
 from aquatint_export import checkpoint as checkpoints
 from aquatint_export.parity import draw_with_diffusers, psnr
 from aquatint_export.runner import OnnxRunner
+from diffusers import FlowMatchHeunDiscreteScheduler
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -74,6 +75,23 @@ def test_equals_diffusers(grpc_client: Client, mini_checkpoint: Path, mini_repos
         ours = pixels(grpc_client.generate(asked).images[0].png)
         theirs = draw_with_diffusers(checkpoint, pipeline, request.resolve(asked, pipeline.served))
         assert psnr(ours, theirs) >= 50.0
+
+
+def test_another_sampler_equals_diffusers(grpc_client: Client, mini_checkpoint: Path, mini_repository: Path) -> None:
+    checkpoint = checkpoints.load(str(mini_checkpoint))
+    scheduler = FlowMatchHeunDiscreteScheduler.from_config(checkpoint.pipeline.scheduler.config)
+    checkpoint.pipeline.register_modules(scheduler=scheduler)
+    folder = mini_repository / "mini" / "1"
+    pipeline = Pipeline(served_model.read(folder), folder, OnnxRunner({}))
+    asked = FOX.model_copy(update={"num_inference_steps": 6})
+    theirs = draw_with_diffusers(checkpoint, pipeline, request.resolve(asked, pipeline.served))
+    *steps, last = grpc_client.stream(asked, sampler="heun")
+    assert isinstance(last, Generation)
+    assert psnr(last.images[0].pixels, theirs) >= 50.0
+    # Heun's method evaluates the transformer twice for every step but the last.
+    assert [(step.step, step.total_steps) for step in steps if isinstance(step, Progress)][-1] == (11, 11)
+    # And it is not what the default sampler gives.
+    assert psnr(last.images[0].pixels, grpc_client.generate(asked).images[0].pixels) < 40.0
 
 
 def test_golden_pictures(grpc_client: Client, mini_checkpoint: Path) -> None:

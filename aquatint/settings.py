@@ -75,7 +75,7 @@ class ServerSettings(BaseSettings):
 
 
 class StorageSettings(BaseSettings):
-    """Where finished pictures are kept. S3 credentials are AWS's own variables, read by boto3."""
+    """Where finished images are kept. S3 credentials are AWS's own variables, read by boto3."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
 

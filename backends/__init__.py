@@ -1,1 +1,1 @@
-"""Triton python-based backends: each folder is a backend of that name. They know nothing about text or pictures."""
+"""Triton python-based backends: each folder is a backend of that name. They know nothing about text or images."""

@@ -118,7 +118,7 @@ def _throughput_latency(result: Result) -> Figure:
     for name, rows in _sweeps(result).items():
         axis.plot([r.images_per_s for r in rows], [r.p50_s for r in rows], marker="o", label=name)
         axis.fill_between([r.images_per_s for r in rows], [r.p50_s for r in rows], [r.p99_s for r in rows], alpha=0.15)
-    axis.set(xlabel="images per second", ylabel="seconds for a picture, p50 to p99", ylim=(0, None), xlim=(0, None))
+    axis.set(xlabel="images per second", ylabel="seconds for an image, p50 to p99", ylim=(0, None), xlim=(0, None))
     axis.set_title("each point one number of clients; right and low is better")
     axis.legend()
     axis.grid(alpha=0.3)

@@ -43,7 +43,7 @@ Feed = dict[str, NDArray[np.float32]]
 
 
 def feed(rows: int, size: int) -> Feed:
-    """Random inputs of ``rows`` pictures of ``size`` pixels a side."""
+    """Random inputs of ``rows`` images of ``size`` pixels a side."""
     chance = np.random.default_rng(0)
     shapes = {
         "hidden_states": (rows, 16, size // 8, size // 8),

@@ -1,6 +1,6 @@
 """How much memory a model's weights take, and what its arithmetic costs: ``python -m aquatint_benchmarks.sizing``.
 
-Counted from the models' published shapes, without weights; nothing here is measured. A picture costs
+Counted from the models' published shapes, without weights; nothing here is measured. An image costs
 ``steps x rows x (2 x parameters x tokens + attention)`` floating-point operations; what a GPU reaches of its peak is
 assumed, not known.
 """
@@ -61,8 +61,8 @@ def parameters(kind: type[torch.nn.Module], config: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def picture_flops(config: dict[str, Any]) -> float:
-    """Floating-point operations of one picture."""
+def image_flops(config: dict[str, Any]) -> float:
+    """Floating-point operations of one image."""
     tokens = (_PIXELS // 8 // config["patch_size"]) ** 2 + _TEXT_TOKENS
     width = config["num_attention_heads"] * config["attention_head_dim"]
     attentions = config["num_layers"] + len(config["dual_attention_layers"])
@@ -79,7 +79,7 @@ def rows() -> Iterator[tuple[str, ...]]:
         large = small + 2 * t5 / _GIB
         cells = []
         for gpu in GPUS:
-            seconds = picture_flops(config) / (_REACHED * gpu.peak_tflops * 1e12)
+            seconds = image_flops(config) / (_REACHED * gpu.peak_tflops * 1e12)
             # A fifth for activations, engines' scratch memory and the VAE.
             fits = "with T5" if 1.2 * large < gpu.memory_gib else "without T5" if 1.2 * small < gpu.memory_gib else "no"
             cells.append(f"{fits}, {seconds:.1f} s" if fits != "no" else fits)

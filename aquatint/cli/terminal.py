@@ -1,4 +1,4 @@
-"""The terminal: where commands print, errors in one line, and pictures as two pixels per character cell."""
+"""The terminal: where commands print, errors in one line, and images as two pixels per character cell."""
 
 from __future__ import annotations
 

@@ -76,5 +76,5 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
 
 
 def with_seed(request: GenerationRequest) -> GenerationRequest:
-    """Fix the seed before the first try, so that a retry draws the same picture."""
+    """Fix the seed before the first try, so that a retry draws the same image."""
     return request if request.seed is not None else request.model_copy(update={"seed": secrets.randbelow(2**32)})

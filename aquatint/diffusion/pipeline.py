@@ -168,7 +168,7 @@ class Pipeline:
         request: ResolvedRequest,
         step: int,
     ) -> NDArray[np.float32]:
-        """Velocity of every picture in one step, all kinds of guidance in one batch."""
+        """Velocity of every image in one step, all kinds of guidance in one batch."""
         if not request.uses_guidance:
             return self.denoise(latents, timestep, prompt_embeds, pooled)
         skipping = self.served.skip_layer_guidance
@@ -204,7 +204,7 @@ class Pipeline:
         return self._run_in_batches("transformer", inputs, "noise_pred")
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Latents to pictures, UINT8 ``(n, height, width, 3)``."""
+        """Latents to images, UINT8 ``(n, height, width, 3)``."""
         scaled = self.family.decoder_input(self.served, latents)
         sample = self._run_in_batches("vae_decoder", {"latent_sample": scaled}, "sample")
         if not np.isfinite(sample).all():

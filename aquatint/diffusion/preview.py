@@ -1,4 +1,4 @@
-"""The linear latent-to-RGB map that makes previews: least squares on random pictures through the VAE's encoder."""
+"""The linear latent-to-RGB map that makes previews: least squares on random images through the VAE's encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_PICTURES = 6
+_IMAGES = 6
 _SIDE = 128
 _COARSE_SIDES = (1, 2, 4, 8)
 
@@ -18,23 +18,23 @@ Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 def fit_preview_factors(encode: Encode, scale_factor: int) -> NDArray[np.float64]:
     """``(latent channels + 1, 3)`` so that ``[scaled latents, 1] @ factors`` is RGB in 0..1, the last row the offset.
 
-    ``encode`` takes FP32 pictures ``(1, 3, 128, 128)`` in -1..1 to the latents a denoiser sees. The pictures are random
-    colour fields at several scales: they span what a blurred picture can look like.
+    ``encode`` takes FP32 images ``(1, 3, 128, 128)`` in -1..1 to the latents a denoiser sees. The images are random
+    colour fields at several scales: they span what a blurred image can look like.
     """
     chance = np.random.default_rng(0)
-    pictures = [_colour_field(side, chance) for side in _COARSE_SIDES for _ in range(_PICTURES)]
-    latents = np.concatenate([encode(picture[None] * np.float32(2.0) - np.float32(1.0)) for picture in pictures])
+    images = [_colour_field(side, chance) for side in _COARSE_SIDES for _ in range(_IMAGES)]
+    latents = np.concatenate([encode(image[None] * np.float32(2.0) - np.float32(1.0)) for image in images])
     features = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1]).astype(np.float64)
     features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     side = _SIDE // scale_factor
-    blocks = np.stack(pictures).reshape(-1, 3, side, scale_factor, side, scale_factor)
+    blocks = np.stack(images).reshape(-1, 3, side, scale_factor, side, scale_factor)
     colours = blocks.mean(axis=(3, 5)).transpose(0, 2, 3, 1).reshape(-1, 3)
     factors: NDArray[np.float64] = np.linalg.lstsq(features, colours.astype(np.float64), rcond=None)[0]
     return factors
 
 
 def preview(latents: NDArray[np.float32], factors: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A linear guess of the pictures, UINT8 ``(n, h, w, 3)`` at the resolution of the latents ``(n, c, h, w)``."""
+    """A linear guess of the images, UINT8 ``(n, h, w, 3)`` at the resolution of the latents ``(n, c, h, w)``."""
     rgb = np.einsum("nchw,cr->nhwr", latents, factors[:-1].astype(np.float32)) + factors[-1].astype(np.float32)
     pixels: NDArray[np.uint8] = np.rint(np.clip(rgb, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels

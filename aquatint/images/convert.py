@@ -1,4 +1,4 @@
-"""PNG pictures in other formats and sizes; the parameters stay inside the file."""
+"""PNG images in other formats and sizes; the parameters stay inside the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT_QUALITY = 90
 
 
 def convert(png: bytes, image_format: Format, quality: int | None = None) -> bytes:
-    """A picture as PNG (unchanged), JPEG or WebP of ``quality`` 1..100, its A1111 text as EXIF's UserComment."""
+    """An image as PNG (unchanged), JPEG or WebP of ``quality`` 1..100, its A1111 text as EXIF's UserComment."""
     if image_format == "png":
         return png
     buffer = io.BytesIO()
@@ -40,7 +40,7 @@ def resize(png: bytes, width: int, height: int) -> bytes:
 
 
 def fit(png: bytes, max_bytes: int) -> tuple[bytes, Format]:
-    """The picture as it is if it has at most ``max_bytes``, else as a JPEG made small enough."""
+    """The image as it is if it has at most ``max_bytes``, else as a JPEG made small enough."""
     if len(png) <= max_bytes:
         return png, "png"
     with Image.open(io.BytesIO(png)) as image:

@@ -34,7 +34,7 @@ def open_image_store(settings: StorageSettings, public_url: str) -> ImageStore:
 
 
 def _id_key(settings: StorageSettings) -> bytes:
-    """The secret behind image ids: set, or made once and kept beside the pictures, readable by its owner alone."""
+    """The secret behind image ids: set, or made once and kept beside the images, readable by its owner alone."""
     if settings.id_key is not None:
         return settings.id_key.get_secret_value().encode()
     try:

@@ -1,8 +1,8 @@
-"""Finished pictures: put, get, list, delete, expire.
+"""Finished images: put, get, list, delete, expire.
 
-A picture is two objects, ``images/<id>.<format>`` and ``images/<id>.json``. The JSON is written last and deleted first:
-only a picture that has one exists, so a crash between any two writes leaves nothing half. The id is an HMAC of the
-bytes, equal for equal pictures and not to be guessed, and proves in a clean-up that the object is ours.
+An image is two objects, ``images/<id>.<format>`` and ``images/<id>.json``. The JSON is written last and deleted first:
+only an image that has one exists, so a crash between any two writes leaves nothing half. The id is an HMAC of the
+bytes, equal for equal images and not to be guessed, and proves in a clean-up that the object is ours.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _log = logging.getLogger("aquatint.storage")
 _PREFIX = "images/"
 _ID = re.compile(r"[0-9a-f]{40}")
 _OBJECT = re.compile(rf"{_PREFIX}({_ID.pattern})\.(png|jpeg|webp|json)")
-# A picture whose metadata did not follow within this time was left by a crash.
+# An image whose metadata did not follow within this time was left by a crash.
 _ORPHAN_AFTER_S = 3600.0
 _MADE_BY = "aquatint"
 _LONGEST_PRESIGN_S = 7 * 24 * 3600
 
 
 class StoredImage(BaseModel):
-    """The metadata beside a picture. Times are seconds since the epoch; ``local`` means not in the object store yet."""
+    """The metadata beside an image. Times are seconds since the epoch; ``local`` means not in the object store yet."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -74,7 +74,7 @@ class ImagePage(BaseModel):
 
 
 class _Shelf:
-    """The pictures of one object store, and an index of their metadata. Blocking calls."""
+    """The images of one object store, and an index of their metadata. Blocking calls."""
 
     def __init__(self, objects: ObjectStore, id_key: bytes, local: bool) -> None:
         self.objects = objects
@@ -111,7 +111,7 @@ class _Shelf:
         self._index.pop(image.id, None)
 
     def images(self) -> list[StoredImage]:
-        """All pictures now in the store; only metadata not seen before is read."""
+        """All images now in the store; only metadata not seen before is read."""
         found = [match for info in self.objects.list(_PREFIX) if (match := _OBJECT.fullmatch(info.key))]
         present = {match[1] for match in found if match[2] == "json"}
         # Copies, because other threads put and delete meanwhile.
@@ -125,7 +125,7 @@ class _Shelf:
         return [image for image in list(self._index.values()) if image.made_by == _MADE_BY]
 
     def remove_orphans(self, now: float) -> int:
-        """Delete pictures without metadata that are old enough and provably ours."""
+        """Delete images without metadata that are old enough and provably ours."""
         listed: list[ObjectInfo] = list(self.objects.list(_PREFIX))
         present = {info.key for info in listed}
         removed = 0
@@ -146,14 +146,14 @@ class _Shelf:
 
 
 def image_id_of(id_key: bytes, data: bytes) -> str:
-    """The id of a picture: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, as hex."""
+    """The id of an image: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, as hex."""
     return hmac.new(id_key, data, hashlib.sha256).hexdigest()[:40]
 
 
 class ImageStore:
-    """Pictures in ``objects``. When that store fails they are kept in ``local`` and moved over by a later ``sweep``.
+    """Images in ``objects``. When that store fails they are kept in ``local`` and moved over by a later ``sweep``.
 
-    ``ttl_s`` is the life of a picture; ``quota_bytes`` limits what one owner may keep, the oldest leave first.
+    ``ttl_s`` is the life of an image; ``quota_bytes`` limits what one owner may keep, the oldest leave first.
     ``public_url`` is where ``/images`` of this server is reached. All calls are safe to make concurrently.
     """
 
@@ -180,7 +180,7 @@ class ImageStore:
     async def put(
         self, data: bytes, image_format: str, parameters: dict[str, Any], seed: int, owner: str
     ) -> StoredImage:
-        """Keep a picture; putting the same bytes again renews its life.
+        """Keep an image; putting the same bytes again renews its life.
 
         Raises ``StoreUnavailable`` only when neither the store nor the local folder takes it.
         """
@@ -201,21 +201,21 @@ class ImageStore:
         except StoreUnavailable:
             if self._spare is None:
                 raise
-            _log.warning("the image store failed; the picture is kept locally", exc_info=True)
+            _log.warning("the image store failed; the image is kept locally", exc_info=True)
             return await asyncio.to_thread(self._spare.put, image, data)
         if self._quota_bytes is not None:
             await asyncio.to_thread(self._enforce_quota, owner, self._quota_bytes)
         return stored
 
     async def get(self, image_id: str) -> tuple[StoredImage, bytes]:
-        """A picture's description and bytes. Raises ``ImageNotFound`` (also when expired) or ``StoreUnavailable``."""
+        """An image's description and bytes. Raises ``ImageNotFound`` (also when expired) or ``StoreUnavailable``."""
         image, data = await asyncio.to_thread(self._find, _checked(image_id))
         if self._expired(image):
             raise ImageNotFound("no image of that id")
         return image, data
 
     async def page(self, owner: str | None, limit: int = 50, cursor: str | None = None, query: str = "") -> ImagePage:
-        """Pictures of ``owner`` (of everyone for ``None``) whose prompt has all words of ``query``, newest first."""
+        """Images of ``owner`` (of everyone for ``None``) whose prompt has all words of ``query``, newest first."""
         images = await asyncio.to_thread(self._all)
         words = query.lower().split()
         wanted = [
@@ -230,19 +230,19 @@ class ImageStore:
         return ImagePage(images=page, next_cursor=_position(page[-1]) if len(wanted) > limit else None)
 
     async def delete(self, image_id: str, owner: str | None) -> None:
-        """Remove a picture of ``owner`` (of anyone for ``None``). Raises ``ImageNotFound``, also if it is another's."""
+        """Remove an image of ``owner`` (of anyone for ``None``). Raises ``ImageNotFound``, also if it is another's."""
         await asyncio.to_thread(self._delete, _checked(image_id), owner)
 
     async def sweep(self) -> int:
-        """Remove expired pictures and orphans, move local pictures to the store; returns how many were removed."""
+        """Remove expired images and orphans, move local images to the store; returns how many were removed."""
         return await asyncio.to_thread(self._sweep)
 
     async def check(self) -> None:
-        """Raises ``StoreUnavailable`` if pictures cannot be stored now."""
+        """Raises ``StoreUnavailable`` if images cannot be stored now."""
         await asyncio.to_thread(self._main.objects.check)
 
     def url(self, image: StoredImage) -> str:
-        """Where the picture can be fetched: this server, or the object store itself by a signed URL."""
+        """Where the image can be fetched: this server, or the object store itself by a signed URL."""
         if self._presigned and not image.local:
             left = _LONGEST_PRESIGN_S if image.expires_at is None else image.expires_at - self._now()
             url = self._main.objects.presign(image.key, int(min(max(left, 1), _LONGEST_PRESIGN_S)))

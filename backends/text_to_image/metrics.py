@@ -34,7 +34,7 @@ class RequestMetrics:
 
     def stepped(self, images: int) -> None:
         """One denoising step of a request for ``images`` images."""
-        self._updates.put(lambda: self._add("aquatint_steps_total", "Denoising steps of pictures", images))
+        self._updates.put(lambda: self._add("aquatint_steps_total", "Denoising steps of images", images))
 
     def finished(self, result: Generation, cache_counts: tuple[int, int]) -> None:
         """One request answered with images."""
@@ -43,7 +43,7 @@ class RequestMetrics:
 
         def update() -> None:
             self._add("aquatint_requests_total", "Requests by outcome", 1, outcome="ok")
-            self._add("aquatint_images_total", "Pictures drawn", len(result.images))
+            self._add("aquatint_images_total", "Images drawn", len(result.images))
             for stage, value in seconds.items():
                 self._add("aquatint_stage_seconds_total", "Seconds spent in each stage", value, stage=stage)
             self._add("aquatint_encoding_cache_hits_total", "Prompts found encoded", hits - self._reported_hits)

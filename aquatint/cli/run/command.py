@@ -58,7 +58,7 @@ class Layout:
         return self.home / "logs"
 
     @property
-    def picture(self) -> Path:
+    def image(self) -> Path:
         """The first image."""
         return self.home / "picture.png"
 
@@ -160,7 +160,7 @@ def _start(layout: Layout, supervisor: Supervisor, stages: Stages, prompt: str) 
         _wait(supervisor, "triton", lambda: readiness.is_ready(address))
     with stages.stage("first image"), connect(url=f"127.0.0.1:{layout.server.grpc_port}", protocol="grpc") as client:
         image = client.generate(GenerationRequest(prompt=prompt)).images[0]
-        layout.picture.write_bytes(image.png)
+        layout.image.write_bytes(image.png)
     if OUT.is_terminal and OUT.color_system == "truecolor":
         OUT.print(render_png(image.png, columns=32))
     with stages.stage("MCP server and images API"):
@@ -182,7 +182,7 @@ def _wait(supervisor: Supervisor, program: str, ready: Callable[[], bool]) -> No
 def _panel(layout: Layout) -> Panel:
     rows = Table.grid(padding=(0, 2))
     rows.add_row("chat page", f"[bold]{layout.page}[/]")
-    rows.add_row("first image", str(layout.picture))
+    rows.add_row("first image", str(layout.image))
     rows.add_row("try", 'aquatint generate "a noto emoji of a penguin on a pink background"')
     rows.add_row("", f"an MCP client: {layout.mcp}/mcp")
     rows.add_row("", f"an OpenAI client: {layout.mcp}/v1")

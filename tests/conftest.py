@@ -22,7 +22,7 @@ _LONGEST = (
     "export/test_full_size.py",
     "e2e/test_tensorrt.py",
     "e2e/test_server.py",
-    "e2e/test_fronts.py",
+    "e2e/test_text_to_image.py",
     "e2e/test_run.py",
     "e2e/test_chat.py",
     "e2e/test_mcp.py",

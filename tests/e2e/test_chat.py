@@ -23,7 +23,7 @@ from aquatint.client import Client
 from aquatint.server import TritonServer
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
-from tests.e2e.test_fronts import FOX
+from tests.e2e.test_text_to_image import FOX
 from tests.previews import assert_shows, pixels
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.deploy.manifests import Manifest, build
 from tests.e2e.conftest import eventually
 from tests.e2e.processes import BIN
-from tests.e2e.test_fronts import FOX
+from tests.e2e.test_text_to_image import FOX
 from tests.seaweed import ACCESS_KEY, SECRET_KEY, free_ports, seaweed
 
 pytestmark = pytest.mark.e2e

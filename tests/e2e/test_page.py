@@ -19,7 +19,7 @@ from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.e2e.conftest import Metrics, eventually
 from tests.e2e.processes import WebServer, chat_environment, mcp_environment
-from tests.e2e.test_fronts import FOX
+from tests.e2e.test_text_to_image import FOX
 from tests.programs import program
 from tests.seaweed import free_ports
 

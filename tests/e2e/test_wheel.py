@@ -20,7 +20,7 @@ from aquatint.server import TritonServer
 from tests.conftest import ROOT
 from tests.e2e.conftest import eventually
 from tests.e2e.processes import running
-from tests.e2e.test_fronts import FOX
+from tests.e2e.test_text_to_image import FOX
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -60,7 +60,7 @@ def test_the_command_serves_draws_and_stops(mini_repository: Path, tmp_path: Pat
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         assert "ready" in serving.stdout.readline()
-        assert f"picture: {out}" in serving.stdout.readline()
+        assert f"image: {out}" in serving.stdout.readline()
         children = psutil.Process(serving.pid).children(recursive=True)
         serving.send_signal(ending)
         assert serving.wait(30) == 0

@@ -64,4 +64,4 @@ class ComponentsModel(TextToImageModel):
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
-        return Pipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        return Pipeline(served, folder, BlsRunner(served), cache_bytes=settings.encoding_cache_bytes)

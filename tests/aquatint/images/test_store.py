@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from aquatint.contract.errors import ImageNotFound, StoreUnavailable
 from aquatint.contract.request import GenerationRequest
-from aquatint.images import ImageStore, StoredImage, open_image_store
+from aquatint.images import ImageStore, StoredImage, StoreOptions, open_image_store
 from aquatint.settings import StorageSettings
 from aquatint.storage import FileObjects, ObjectNotFound
 from aquatint.testing import fake_client
@@ -41,12 +43,12 @@ class BrokenObjects(FileObjects):
         super().put(key, data, content_type)
 
 
-def open_store(root: Path, **options: Any) -> ImageStore:
-    return ImageStore(FileObjects(root), KEY, "http://host:1", **options)
+def open_store(root: Path, now: Callable[[], float] = time.time, **options: Any) -> ImageStore:
+    return ImageStore(FileObjects(root), KEY, "http://host:1", options=StoreOptions(**options), now=now)
 
 
 async def put(store: ImageStore, data: bytes = b"picture", owner: str = "me", prompt: str = "a fox") -> StoredImage:
-    return await store.put(data, "png", {"prompt": prompt}, 7, owner)
+    return await store.put(data, "png", parameters={"prompt": prompt}, seed=7, owner=owner)
 
 
 async def test_put_and_get(tmp_path: Path) -> None:
@@ -275,5 +277,7 @@ async def test_pictures_of_the_fake_can_be_stored(tmp_path: Path) -> None:
     with fake_client() as client:
         generation = client.generate(GenerationRequest(prompt="a fox", seed=1))
     store = open_store(tmp_path)
-    stored = await store.put(generation.images[0].png, "png", generation.parameters.model_dump(), 1, "me")
+    stored = await store.put(
+        generation.images[0].png, "png", parameters=generation.parameters.model_dump(), seed=1, owner="me"
+    )
     assert (await store.get(stored.id))[1] == generation.images[0].png

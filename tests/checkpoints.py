@@ -61,10 +61,10 @@ def maker(tmp_path: Path) -> MakeCheckpoint:
         vae.register_to_config(shift_factor=0.06, scaling_factor=1.5)
         pipeline = models.assemble(
             tmp_path / "tokenizers",
-            vae,
-            denoiser,
-            models.build_text_encoders(RECIPE, clip, t5),
-            RECIPE.scheduler_shift,
+            vae=vae,
+            transformer=denoiser,
+            text_encoders=models.build_text_encoders(RECIPE, clip, t5),
+            shift=RECIPE.scheduler_shift,
         )
         for component in absent:
             setattr(pipeline, component, None)

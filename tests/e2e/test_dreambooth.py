@@ -135,7 +135,7 @@ def test_training_and_testing(tmp_path: Path) -> None:
         }
     )
     trained = execute("2_dreambooth", tmp_path, OVERRIDES=overrides)
-    assert "5 instance pictures, 4 class pictures" in texts(trained)
+    assert "5 instance images, 4 class images" in texts(trained)
     assert "steps=12" in texts(trained)
     tested = execute("3_testing", tmp_path, OVERRIDES=overrides)
     assert sum("image/png" in output.get("data", {}) for output in tested) == 3

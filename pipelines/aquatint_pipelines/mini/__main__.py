@@ -51,7 +51,7 @@ def ship(
 ) -> None:
     """Write the trained run as the checkpoint the repository ships."""
     chosen = recipes.load(recipe)
-    shipping.ship(datasets.read(data), data, chosen, _folder(run, chosen.name), out)
+    shipping.ship(datasets.read(data), data, recipe=chosen, run=_folder(run, chosen.name), out=out)
 
 
 @app.command()
@@ -88,8 +88,8 @@ def score(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, checkpoint: 
 
 @app.command()
 def sheet(checkpoint: Checkpoint = _CHECKPOINT) -> None:
-    """Draw the sample sheet and the golden pictures anew."""
-    shipping.write_pictures(checkpoint)
+    """Generate the sample sheet and the golden images again."""
+    shipping.write_images(checkpoint)
 
 
 if __name__ == "__main__":

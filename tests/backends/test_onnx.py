@@ -1,4 +1,4 @@
-"""The ``onnx`` backend in a real Triton, with models that have nothing to do with pictures."""
+"""The ``onnx`` backend in a real Triton, with models that have nothing to do with images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.e2e.conftest import FREE_PORTS, Metrics
 pytestmark = pytest.mark.e2e
 
 
-def write_model(folder: Path, config: str, batched: bool = True) -> None:
-    """``y = x @ ones(3, 2) + bias`` with a scalar ``bias`` per row; fails for more than four columns of ``x``."""
+def write_model(folder: Path, config: str, *, batched: bool = True) -> None:
+    """Write ``y = x @ ones(3, 2) + bias`` with a scalar ``bias`` per row; it fails with over four columns of ``x``."""
     axis = "batch" if batched else 5
     graph = helper.make_graph(
         [

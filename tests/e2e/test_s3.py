@@ -66,7 +66,7 @@ def test_objects(objects: S3Objects) -> None:
         objects.get("a/b")
 
 
-async def test_the_life_of_a_picture(store: ImageStore, objects: S3Objects) -> None:
+async def test_the_life_of_an_image(store: ImageStore, objects: S3Objects) -> None:
     image = await store.put(b"picture", "png", parameters={"prompt": "a fox"}, seed=1, owner="me")
     assert not image.local
     assert (await store.get(image.id))[1] == b"picture"
@@ -79,7 +79,7 @@ async def test_the_life_of_a_picture(store: ImageStore, objects: S3Objects) -> N
         await store.get(image.id)
 
 
-async def test_expired_pictures_are_swept(objects: S3Objects) -> None:
+async def test_expired_images_are_swept(objects: S3Objects) -> None:
     now = time.time()
     store = ImageStore(objects, KEY, "http://host:1", options=StoreOptions(ttl_s=100.0), now=lambda: now)
     await store.put(b"picture", "png", parameters={}, seed=1, owner="me")
@@ -120,11 +120,11 @@ async def test_missing_bucket(server: Seaweed) -> None:
 
 
 async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: ImageStore) -> None:
-    """Pictures are put without pause while the server is killed and started again; every one can be fetched."""
+    """Images are put without pause while the server is killed and restarted; every one can be fetched."""
     kept: dict[str, bytes] = {}
     stop = threading.Event()
 
-    async def draw(index: int) -> None:
+    async def write(index: int) -> None:
         count = 0
         while not stop.is_set():
             data = f"{index}-{count}".encode() * 1000
@@ -139,7 +139,7 @@ async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: Image
         await asyncio.sleep(0.5)
         stop.set()
 
-    await asyncio.gather(*(draw(index) for index in range(4)), disturb())
+    await asyncio.gather(*(write(index) for index in range(4)), disturb())
     for image_id, data in kept.items():
         assert (await store.get(image_id))[1] == data
     await store.sweep()
@@ -151,7 +151,7 @@ async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: Image
 def test_the_runtime_fetches_models_from_s3(
     server: Seaweed, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``MODEL_ID=s3://…`` by KServe's own storage library; what is not there is told in words."""
+    """``MODEL_ID=s3://…`` by KServe's own storage library; a missing model gets a plain error message."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
     files = {path.relative_to(mini_checkpoint): path for path in mini_checkpoint.rglob("*") if path.is_file()}
     for name, path in files.items():

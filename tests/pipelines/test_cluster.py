@@ -1,4 +1,4 @@
-"""What is asked of a Kubeflow Pipelines server, by a stand-in that only records: there is no cluster here."""
+"""Requests to a Kubeflow Pipelines server, recorded by a stand-in: there is no cluster here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PipelineServer:
                 self.wfile.write(json.dumps(body).encode())
 
             def log_message(self, *arguments: object) -> None:
-                """Nothing on the terminal."""
+                """Say nothing on the terminal."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

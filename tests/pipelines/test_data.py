@@ -1,4 +1,4 @@
-"""Instance images from sources nobody vouches for."""
+"""Instance images from sources that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RHDOG = ROOT / "pipelines" / "models" / "rhdog"
 
 
 def noise(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
-    """An image unlike those of other seeds, and smooth enough to survive scaling."""
+    """Make an image unlike those of other seeds, and smooth enough to survive scaling."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 

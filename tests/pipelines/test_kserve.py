@@ -73,7 +73,7 @@ class Cluster:
 
 
 def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
-    """RFC 7396."""
+    """Merge as in RFC 7396."""
     for key, value in patch.items():
         if value is None:
             target.pop(key, None)
@@ -94,7 +94,7 @@ def service(cluster: Cluster) -> InferenceService:
 
 
 def served(uri: str, canary: int | None = None) -> dict[str, Any]:
-    """The patch that has an address served, ``None`` taking away a canary's share."""
+    """Build the patch that has an address served, ``None`` taking away a canary's share."""
     return {"spec": {"predictor": {"canaryTrafficPercent": canary, "model": {"storageUri": uri}}}}
 
 
@@ -164,7 +164,7 @@ def test_the_step_moves_the_pointer_when_all_traffic_moved(
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Registry:
-    """Two versions of ``mini`` in a folder that stands for any bucket."""
+    """Publish two versions of ``mini`` in a folder that stands for any bucket."""
     monkeypatch.setattr(kserve, "connect", lambda: cluster)
     monkeypatch.setattr(kserve, "InferenceService", functools.partial(InferenceService, poll_s=0.01))
     objects = FileObjects(tmp_path / "bucket")

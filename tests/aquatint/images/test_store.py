@@ -180,7 +180,7 @@ async def test_quota_drops_the_owners_oldest(tmp_path: Path) -> None:
     assert (await store.get(theirs.id))[1] == b"y" * 20
 
 
-async def test_an_outage_loses_no_picture(tmp_path: Path) -> None:
+async def test_an_outage_loses_no_image(tmp_path: Path) -> None:
     objects = BrokenObjects(tmp_path / "s3")
     store = ImageStore(objects, KEY, "http://host:1", local=FileObjects(tmp_path / "local"))
     objects.broken = True
@@ -225,7 +225,7 @@ def test_the_id_key_is_made_once_and_private(tmp_path: Path) -> None:
 
 
 def _die_at(root: Path, data: bytes, fatal_call: int, delete: bool) -> None:
-    """Put (and delete) a picture in a process that is killed just before its ``fatal_call``-th file operation."""
+    """Put (and delete) an image in a process that is killed just before its ``fatal_call``-th file operation."""
     calls = 0
 
     def counting(original: Any) -> Any:
@@ -252,7 +252,7 @@ def _die_at(root: Path, data: bytes, fatal_call: int, delete: bool) -> None:
 
 @pytest.mark.parametrize("delete", [False, True], ids=["put", "put and delete"])
 async def test_killed_between_any_two_writes(tmp_path: Path, delete: bool) -> None:
-    """After each kill a fresh store serves the whole picture or none, and can store it again."""
+    """After each kill a fresh store serves the whole image or none, and can store it again."""
     data = os.urandom(200_000)
     context = multiprocessing.get_context("spawn")
     killed = 0
@@ -273,7 +273,7 @@ async def test_killed_between_any_two_writes(tmp_path: Path, delete: bool) -> No
     assert killed >= (8 if delete else 6)
 
 
-async def test_pictures_of_the_fake_can_be_stored(tmp_path: Path) -> None:
+async def test_images_of_the_fake_can_be_stored(tmp_path: Path) -> None:
     with fake_client() as client:
         generation = client.generate(GenerationRequest(prompt="a fox", seed=1))
     store = open_store(tmp_path)

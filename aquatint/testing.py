@@ -119,7 +119,7 @@ class AsyncFakeTransport:
 
 
 class FakeGenerator:
-    """The ``ImageGenerator`` behind every server of ours, in process.
+    """The ``ImageGenerator`` behind each of our servers, in process.
 
     ``gate``, when given, is awaited after the first step; ``active`` counts generations begun and not ended.
     """

@@ -2,7 +2,7 @@
 
     python3 deploy/bootstrap.py run|test|all
 
-Uses the standard library alone, since it runs before anything is installed, and knows nothing about what it installs.
+Uses only the standard library, since it runs before anything is installed, and knows nothing about what it installs.
 A stage is skipped when it already ended well with the same commands and the same input files.
 """
 
@@ -41,7 +41,7 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class SetUpError(Exception):
-    """Raised when the set-up cannot go on; the message says why and what to do."""
+    """Raised when the set-up cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,9 @@ class AsyncClient:
     async def generate(
         self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
     ) -> Generation:
-        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
-        overload and unavailability are retried within the deadline.
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``.
+
+        Raises ``AquatintError``; overload and unavailability are retried within the deadline.
         """
         request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s

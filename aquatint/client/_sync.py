@@ -94,7 +94,7 @@ class GrpcTransport:
                     yield event
             finally:
                 # Triton 2.51 never releases one in ten streams that are cancelled after their last answer: the
-                # model's version then stays loaded for ever, and the request's trace is lost.
+                # model's version then stays loaded forever, and the request's trace is lost.
                 client.stop_stream(cancel_requests=not finished)
 
     def _events(
@@ -217,8 +217,9 @@ class Client:
     def generate(
         self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
     ) -> Generation:
-        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
-        overload and unavailability are retried within the deadline.
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``.
+
+        Raises ``AquatintError``; overload and unavailability are retried within the deadline.
         """
         request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s

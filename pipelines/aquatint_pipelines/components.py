@@ -136,7 +136,7 @@ def publish(
     name: str,
     report: dsl.Output[dsl.HTML],
 ) -> int:
-    """Upload as the model's next version; returns its number."""
+    """Upload as the model's next version; return its number."""
     from pathlib import Path
 
     from aquatint_pipelines import steps
@@ -218,7 +218,7 @@ def draw_prompts(
 
 @_component
 def build_mini_dataset(dataset: dsl.Output[dsl.Dataset], cache_dir: str = "/tmp/npm") -> str:
-    """Build the emoji dataset; returns its content hash."""
+    """Build the emoji dataset; return its content hash."""
     from pathlib import Path
 
     from aquatint_pipelines.mini import dataset as datasets

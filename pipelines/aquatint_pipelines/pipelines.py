@@ -87,7 +87,7 @@ def dreambooth(
     fuse: bool = True,
     embedder: str = "judge",
 ) -> Trained:
-    """Dreambooth by LoRA or full fine-tuning.
+    """Fine-tune with Dreambooth, by LoRA or in full.
 
     Args:
         dataset: What prepare-data made.

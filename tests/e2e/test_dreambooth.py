@@ -289,7 +289,7 @@ def as_live(live: TritonServer, repository: Path) -> LiveTriton:
     return LiveTriton(repository, live.http_url, live.grpc_url, "the-key")
 
 
-def test_a_list_of_prompts_is_drawn_to_a_bucket(
+def test_a_list_of_prompts_is_generated_to_a_bucket(
     live: TritonServer, environment: dict[str, str], s3: Seaweed, tmp_path: Path
 ) -> None:
     parameters = {"count": "3", "url": live.grpc_url, "store": f"s3://{BUCKET}/prompts"}

@@ -90,7 +90,7 @@ def test_too_many_pixels_are_not_decoded(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_are_turned_upright_cropped_and_put_on_white(tmp_path: Path) -> None:
+def test_images_are_turned_upright_cropped_and_put_on_white(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     wide = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
     wide.paste((255, 0, 0, 255), (50, 0, 150, 50))

@@ -190,7 +190,7 @@ def test_training_stops_early(dataset: Path, tmp_path: Path) -> None:
     assert (outcome.steps, outcome.stopped) == (3, "no better in 2 validations")
 
 
-def test_an_adapter_draws_as_the_fused_model_does(dataset: Path, tmp_path: Path) -> None:
+def test_an_adapter_generates_as_the_fused_model_does(dataset: Path, tmp_path: Path) -> None:
     chosen = quick(learning_rate=0.05)
     training.train(CHECKPOINT, dataset, recipe=chosen, run=tmp_path / "run")
     weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", out=tmp_path / "fused")
@@ -209,7 +209,7 @@ def test_an_adapter_draws_as_the_fused_model_does(dataset: Path, tmp_path: Path)
         weights.assemble(CHECKPOINT, full, out=tmp_path / "x", fuse=False)
 
 
-def test_class_pictures_are_needed_for_the_prior(tmp_path: Path) -> None:
+def test_class_images_are_needed_for_the_prior(tmp_path: Path) -> None:
     data.prepare(
         str(ROOT / "pipelines/models/rhdog"),
         tmp_path / "dataset",

@@ -127,7 +127,7 @@ def test_a_trial_gives_a_canary_everything(cluster: Cluster, service: InferenceS
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
 
 
-def test_a_version_that_cannot_draw_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
+def test_a_version_that_cannot_generate_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     def trial() -> None:
         raise BundleRejected("version 2 draws blank pictures")
 
@@ -188,7 +188,7 @@ def test_the_step_writes_where_the_version_is(cluster: Cluster, registry: Regist
 
 
 @pytest.mark.parametrize("canary", [0, 25])
-def test_the_step_draws_the_probes_at_the_address_given(
+def test_the_step_generates_the_probes_at_the_address_given(
     cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch, canary: int
 ) -> None:
     """While the new version has its share of the traffic, and before it gets all."""

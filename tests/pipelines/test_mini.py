@@ -41,7 +41,7 @@ def test_held_out_combinations_are_fixed_and_disjoint(dataset: datasets.EmojiDat
     assert datasets.is_held_out(Combination("fox", "noto", "pink")) == (Combination("fox", "noto", "pink") in held_out)
 
 
-def test_compose_puts_the_picture_on_the_colour() -> None:
+def test_compose_puts_the_image_on_the_colour() -> None:
     rgba = np.zeros((1, 128, 128, 4), np.uint8)
     rgba[:, :64] = (255, 0, 0, 255)
     image = datasets.compose(rgba, np.array([[10, 20, 30]]), 64)[0]
@@ -56,7 +56,7 @@ def test_articles(noun: str, worded: str) -> None:
     assert captions.with_article(noun) == worded
 
 
-def test_captions_say_what_the_picture_shows() -> None:
+def test_captions_say_what_the_image_shows() -> None:
     rng = random.Random(0)
     for _ in range(300):
         combination = Combination("fox", rng.choice(captions.STYLES), rng.choice(list(captions.BACKGROUNDS)))

@@ -85,7 +85,7 @@ def test_precision_says_why() -> None:
     assert training.precision("auto")[0] in {"bf16", "no"}
 
 
-def test_held_out_art_is_neither_drawn_nor_trained_on() -> None:
+def test_held_out_art_is_neither_used_nor_trained_on() -> None:
     names = [f"thing {i}" for i in range(40)]
     pixels = np.zeros((40, 128, 128, 4), np.uint8)
     pixels[..., 0] = np.arange(40)[:, None, None]

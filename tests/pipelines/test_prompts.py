@@ -55,7 +55,7 @@ class Failing(FileObjects):
         super().put(key, data, content_type)
 
 
-def test_drawing_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_generating_resumes_where_it_stopped(tmp_path: Path) -> None:
     rows = prompts.read_list(prompts.generate_list(TEMPLATES, WORDS, count=5, seed=0).encode())
     client: Client
     with fake_client() as client:

@@ -202,7 +202,7 @@ class Trainer:
         accelerator.wait_for_everyone()
         if (self._run / "state").is_dir():
             accelerator.load_state(str(self._run / "state"))
-            _log.info("going on after step %d", self._progress.step)
+            _log.info("resuming after step %d", self._progress.step)
 
     @property
     def is_main_process(self) -> bool:
@@ -244,9 +244,7 @@ class Trainer:
         return Outcome(progress.step, progress.seconds, loss, measured, stopped)
 
     def _step(self) -> tuple[float, float]:
-        """Take one optimizer step, of several micro-batches if gradients are accumulated; return loss and gradient
-        norm.
-        """
+        """Take an optimizer step, of several micro-batches if gradients accumulate; return loss and gradient norm."""
         norm = 0.0
         for _ in range(self._recipe.gradient_accumulation_steps):
             with self._accelerator.accumulate(self._model):
@@ -321,7 +319,7 @@ class Trainer:
         return measured
 
     def _from_main(self, value: float | None) -> float | None:
-        """Return the main process's value: all must stop together, or those that go on wait forever."""
+        """Return the main process's value: all must stop together, or those that continue wait forever."""
         shared = [value]
         broadcast_object_list(shared)
         return shared[0]

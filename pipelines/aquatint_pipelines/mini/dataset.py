@@ -181,7 +181,7 @@ def _subjects(names: dict[str, Any], icons: dict[str, Any]) -> tuple[list[str], 
 def _aliases(
     subjects: list[str], groups: list[str], *, characters: dict[str, str], keywords: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """List common names, then the first keyword that belongs to this emoji alone and is no other subject's name."""
+    """List common names, then the first keyword that belongs only to this emoji and is no other subject's name."""
     used = Counter(word for words in keywords.values() for word in set(words))
     taken = set(subjects) | {name for names in COMMON_NAMES.values() for name in names}
     aliases = {}

@@ -104,7 +104,7 @@ class Recipe(_Strict):
     seed: int
     # What the card must say about the run that was shipped, beyond the numbers above.
     provenance: str = ""
-    # Folder of weights to go on from where a run has no state of its own.
+    # Folder of weights to resume from where a run has no state of its own.
     snapshots: Path | None = None
     subjects: SubjectsRecipe
     scenes: ScenesRecipe = ScenesRecipe()

@@ -46,8 +46,9 @@ def ship(dataset: datasets.EmojiDataset, dataset_file: Path, *, recipe: Recipe, 
 
 
 def pack(run: Path, out: Path) -> list[Path]:
-    """Pack the trained pipeline in FP16 and the judge into numbered pieces of at most 15 MiB, for machines that only
-    return small files. ``unpack`` makes a run folder of them again.
+    """Pack the trained pipeline in FP16 and the judge into numbered pieces of at most 15 MiB.
+
+    For machines that only return small files. ``unpack`` makes a run folder of them again.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,7 +1,7 @@
 """What every training stage shares: a time budget, its learning-rate schedule, EMA, resumable checkpoints, snapshots.
 
 A checkpoint (``state``) holds everything and stays on the machine; a snapshot holds the EMA weights in FP16 and what
-they cost, small enough for a repository. Training goes on from either; after a snapshot the optimizer starts anew.
+they cost, small enough for a repository. Training resumes from either; after a snapshot the optimizer starts afresh.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class Progress:
 
 
 class Stage(Generic[_Model]):
-    """Runs one model for the minutes its recipe gives, resuming from ``folder`` when a checkpoint is there, else from
-    ``snapshot`` when that is.
+    """Runs one model for the minutes its recipe gives.
 
-    The learning rate warms up linearly, then falls to zero with the cosine of the share of the budget used, so a slow
-    machine trains fewer steps but always ends annealed. ``ema`` holds the weights to ship.
+    It resumes from ``folder`` if a checkpoint is there, else from ``snapshot`` if that exists. The learning rate warms
+    up linearly, then falls to zero with the cosine of the share of the budget used, so a slow machine trains fewer
+    steps but always ends annealed. ``ema`` holds the weights to ship.
     """
 
     def __init__(

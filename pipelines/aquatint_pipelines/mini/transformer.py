@@ -132,7 +132,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) 
 
 
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusion3Pipeline:
-    """Train (or go on training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
+    """Train (or resume training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
     torch.manual_seed(recipe.seed)
     subjects = dataset.select(recipe.subjects)
     models.train_tokenizers(

@@ -36,7 +36,7 @@ class _Reconstruction(torch.nn.Module):
 
 
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
-    """Train (or go on training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
+    """Train (or resume training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
     torch.manual_seed(recipe.seed)
     vae = models.build_vae(recipe.model)
     stage = Stage(

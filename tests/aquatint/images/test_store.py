@@ -47,7 +47,7 @@ def open_store(root: Path, now: Callable[[], float] = time.time, **options: Any)
     return ImageStore(FileObjects(root), KEY, "http://host:1", options=StoreOptions(**options), now=now)
 
 
-async def put(store: ImageStore, data: bytes = b"picture", owner: str = "me", prompt: str = "a fox") -> StoredImage:
+async def put(store: ImageStore, data: bytes = b"picture", *, owner: str = "me", prompt: str = "a fox") -> StoredImage:
     return await store.put(data, "png", parameters={"prompt": prompt}, seed=7, owner=owner)
 
 

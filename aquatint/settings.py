@@ -16,18 +16,18 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def user_data_folder() -> Path:
-    """Our folder among the user's data (XDG Base Directory Specification)."""
+    """Return our folder among the user's data (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "aquatint"
 
 
 def read_settings(kind: type[S], **overrides: Any) -> S:
-    """Settings from the environment. Raises ``InvalidRequest`` naming the variable that cannot be used."""
+    """Read settings from the environment. Raises ``InvalidRequest`` naming the variable that cannot be used."""
     try:
         return kind(**overrides)
     except ValidationError as error:
         raise InvalidRequest(f"settings: {from_validation(error)}") from None
     except SettingsError as error:
-        # Its text names the field and the source; the value, which may be a secret, is in its cause alone.
+        # Its text names the field and the source; only its cause holds the value, which may be a secret.
         raise InvalidRequest(f"settings: {error}; lists and objects are written as JSON") from None
 
 
@@ -46,7 +46,7 @@ class ClientSettings(BaseSettings):
 
 
 class TextToImageSettings(BaseSettings):
-    """Limits of a text-to-image front inside Triton."""
+    """Limits of a text-to-image model inside Triton."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", extra="ignore")
 
@@ -75,7 +75,7 @@ class ServerSettings(BaseSettings):
 
 
 class StorageSettings(BaseSettings):
-    """Where finished images are kept. S3 credentials are AWS's own variables, read by boto3."""
+    """Where finished images are kept. S3 credentials come from AWS's own variables, which boto3 reads."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_", env_file=".env", extra="ignore", populate_by_name=True)
 
@@ -112,10 +112,10 @@ class ApiSettings(BaseSettings):
 
     @property
     def base_url(self) -> str:
-        """Where callers reach this server."""
+        """The address where callers reach this server."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
 
     @property
     def hosts(self) -> list[str]:
-        """Host names that this server answers to."""
+        """The host names that this server answers to."""
         return [*self.allowed_hosts, urlsplit(self.base_url).hostname or ""]

@@ -1,4 +1,4 @@
-"""An Aquatint server that is not there: the same client contract, in process, for your own tests.
+"""A fake Aquatint server: the same client contract, in process, for your own tests.
 
     client = fake_client()  # or fake_async_client()
     client.generate("a fox")
@@ -56,25 +56,25 @@ class FakeTransport:
         self.requests: list[GenerationRequest] = []
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def is_ready(self, model: str) -> bool:
-        """Only the served model is ready."""
+        """Return whether ``model`` is the served one."""
         return model == self.served.name
 
     def describe(self, model: str) -> ModelInfo:
-        """The fake model."""
+        """Describe the fake model."""
         self._fail()
         return self.served.info()
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         *_, last = self.stream(model, request, timeout_s)
         assert isinstance(last, Generation)
         return last
 
     def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
-        """A ``Progress`` per step, then the ``Generation``."""
+        """Yield a ``Progress`` per step, then the ``Generation``."""
         self.requests.append(request)
         self._fail()
         resolved = resolve(request, self.served)
@@ -98,28 +98,28 @@ class AsyncFakeTransport:
         self._transport = transport
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     async def is_ready(self, model: str) -> bool:
-        """Only the served model is ready."""
+        """Return whether ``model`` is the served one."""
         return self._transport.is_ready(model)
 
     async def describe(self, model: str) -> ModelInfo:
-        """The fake model."""
+        """Describe the fake model."""
         return self._transport.describe(model)
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         return self._transport.generate(model, request, timeout_s)
 
     async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """A ``Progress`` per step, then the ``Generation``."""
+        """Yield a ``Progress`` per step, then the ``Generation``."""
         for event in self._transport.stream(model, request, timeout_s):
             yield event
 
 
 class FakeGenerator:
-    """The ``ImageGenerator`` behind every server of ours, in process.
+    """The ``ImageGenerator`` behind each of our servers, in process.
 
     ``gate``, when given, is awaited after the first step; ``active`` counts generations begun and not ended.
     """
@@ -130,15 +130,15 @@ class FakeGenerator:
         self.active = 0
 
     async def models(self) -> list[ModelInfo]:
-        """The fake model."""
+        """List the fake model."""
         return [self.transport.served.info()]
 
     async def is_ready(self, model: str | None = None) -> bool:
-        """Only the fake model is ready."""
+        """Return whether ``model`` is the fake one."""
         return model in (None, self.transport.served.name)
 
     async def generate(self, request: GenerationRequest, /, *, timeout_s: float | None = None) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         async with contextlib.aclosing(self.stream(request, timeout_s=timeout_s)) as events:
             async for event in events:
                 if isinstance(event, Generation):
@@ -148,7 +148,7 @@ class FakeGenerator:
     async def stream(
         self, request: GenerationRequest, /, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """A ``Progress`` per step, then the ``Generation``."""
+        """Yield a ``Progress`` per step, then the ``Generation``."""
         self.active += 1
         try:
             for event in self.transport.stream(request.model or self.transport.served.name, request, timeout_s or 0.0):
@@ -168,14 +168,14 @@ def _image(parameters: ResolvedRequest, seed: int) -> Image:
 def fake_client(
     failures: list[AquatintError] | None = None, retries: int = 3, transport: FakeTransport | None = None
 ) -> Client:
-    """A ``Client`` over ``transport``, or over a ``FakeTransport`` with ``failures``."""
+    """Make a ``Client`` over ``transport``, or over a ``FakeTransport`` with ``failures``."""
     return Client(transport or FakeTransport(failures=failures), _options(retries))
 
 
 def fake_async_client(
     failures: list[AquatintError] | None = None, retries: int = 3, transport: FakeTransport | None = None
 ) -> AsyncClient:
-    """The same for asyncio."""
+    """Do the same for asyncio."""
     return AsyncClient(AsyncFakeTransport(transport or FakeTransport(failures=failures)), _options(retries))
 
 

@@ -1,4 +1,4 @@
-"""What our component backends share: requests that wait together run as one batch, and their rows are split again.
+"""What our component backends share: requests that wait together run as one batch, then their rows are split again.
 
 Only importable inside a Triton Python backend process.
 """
@@ -31,14 +31,14 @@ class BatchedBackend(ABC):
 
     @abstractmethod
     def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run one batch; arrays in the order of ``outputs``. What it raises becomes an error of every request."""
+        """Run one batch; arrays in the order of ``outputs``. An exception becomes an error of every request."""
 
     def count_usage(self, model: str) -> None:
         """Report batches, rows and busy seconds under this model's name; call it once in ``initialize``."""
         self._usage = _Usage(model)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all requests whose tensors differ only in rows as one batch each."""
+        """Run all requests whose tensors differ only in the number of rows as one batch."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[tuple[int, dict[str, NDArray[Any]]]]] = defaultdict(list)
         for index, request in enumerate(requests):
@@ -65,10 +65,10 @@ class BatchedBackend(ABC):
         started = time.perf_counter()
         try:
             outputs = self.run(feed)
-        # Engines raise classes of their own for wrong shapes, exhausted memory and device failures.
+        # Engines raise their own classes for wrong shapes, exhausted memory and device failures.
         except Exception as error:
             pb_utils.Logger.log_error(f"the engine failed: {error}")
-            # A response of its own for each: Triton frees the memory of every one it is given.
+            # A separate response for each: Triton frees the memory of every response it is given.
             return [_error(f"the engine failed: {error}", pb_utils.TritonError.INTERNAL) for _ in batch]
         rows = [len(next(iter(inputs.values()))) for inputs in batch]
         self._usage.count(sum(rows), time.perf_counter() - started)
@@ -89,7 +89,7 @@ class _Usage:
         self._batches, self._rows, self._seconds = (family.Metric(labels={"model": model}) for family in self._families)
 
     def count(self, rows: int, seconds: float) -> None:
-        """One engine run."""
+        """Count one engine run."""
         self._batches.increment(1)
         self._rows.increment(rows)
         self._seconds.increment(seconds)

@@ -33,9 +33,9 @@ from aquatint.settings import ServerSettings
 MODEL = "mini"
 PEER = "KServe V1, diffusers"
 PROMPTS = ("a flat emoji of a fox on a blue background", "an owl, noto style", "draw a car on a red background")
-# Shares of what the server can do at most.
+# Shares of the server's highest throughput.
 POISSON_SHARES = (0.5, 0.8)
-# Requests of a mixed load, for each that a client of a closed loop sends.
+# Requests of a mixed load for each one that a closed-loop client sends.
 _MIXED_PER_CLIENT = 5
 _VALIDATION_SHARE = 0.6
 _SERVER_READY_S = 180.0
@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One measured load; ``busy`` is each component's share of the wall time, ``load`` what was asked of the engine."""
+    """One measured load; ``busy`` is each component's share of wall time, ``load`` what the engine was asked for."""
 
     engine: str
     load: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Validation:
-    """The simulator's word against the real server's, for one number of replicas."""
+    """The simulator's results beside the real server's, for one number of replicas."""
 
     replicas: int
     rate: float
@@ -80,13 +80,13 @@ class Result:
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """Describe the machine that the numbers were measured on."""
     memory = psutil.virtual_memory().total >> 30
     return f"{platform.machine()}, {psutil.cpu_count()} cores, {memory} GiB, {_gpu() or 'no GPU'}"
 
 
 def engines() -> list[str]:
-    """Those that can run on this machine; TensorRT needs a GPU."""
+    """List the engines that can run on this machine; TensorRT needs a GPU."""
     return ["onnx", *(["tensorrt"] if _gpu() else []), "torch", "diffusers"]
 
 
@@ -96,16 +96,16 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def run(checkpoint: Path, engines: list[str], clients: list[int], per_client: int, out: Path, say: Say) -> Result:
+def run(checkpoint: Path, engines: list[str], *, clients: list[int], per_client: int, out: Path, say: Say) -> Result:
     """Measure the peer, every engine, the mixes on the first engine, and the simulator against 1 and 2 replicas."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = list(_peer(checkpoint, clients, per_client, say))
+    rows = list(_peer(checkpoint, clients, per_client=per_client, say=say))
     for index, engine in enumerate(engines):
-        repository = _export(checkpoint, engine, out / "repositories" / engine, say)
+        repository = _export(checkpoint, engine, out=out / "repositories" / engine, say=say)
         with TritonServer(repository, _free_ports()) as server:
-            bench = _Engine(engine, server, per_client, say)
+            bench = _Engine(engine, server, per_client=per_client, say=say)
             bench.warm_up()
-            rows += [bench.closed(front, n) for front in _fronts(engine) for n in clients]
+            rows += [bench.closed(model, n) for model in _models(engine) for n in clients]
             if index == 0:
                 most = max(row.images_per_s for row in rows if row.engine == engine)
                 rows += bench.mixes(most)
@@ -114,8 +114,8 @@ def run(checkpoint: Path, engines: list[str], clients: list[int], per_client: in
     return Result(machine(), str(checkpoint), rows, calibration, validations)
 
 
-def _fronts(engine: str) -> tuple[str, ...]:
-    # A pipeline that draws one request at a time has nothing to gain from the stream.
+def _models(engine: str) -> tuple[str, ...]:
+    # A pipeline that generates one request at a time has nothing to gain from the stream.
     return (MODEL,) if engine == "diffusers" else (MODEL, f"{MODEL}_stream")
 
 
@@ -123,7 +123,7 @@ def _free_ports() -> ServerSettings:
     return ServerSettings(http_port=0, grpc_port=0, metrics_port=0, ready_timeout_s=_SERVER_READY_S)
 
 
-def _export(checkpoint: Path, engine: str, out: Path, say: Say) -> Path:
+def _export(checkpoint: Path, engine: str, *, out: Path, say: Say) -> Path:
     say(f"export for {engine}")
     command = [sys.executable, "-m", "aquatint.cli.app", "export", str(checkpoint), "--out", str(out), "--name", MODEL]
     done = subprocess.run([*command, "--engine", engine], capture_output=True, text=True, check=False)
@@ -132,14 +132,15 @@ def _export(checkpoint: Path, engine: str, out: Path, say: Say) -> Path:
     return out
 
 
-def _peer(checkpoint: Path, clients: list[int], per_client: int, say: Say) -> Iterator[Row]:
+def _peer(checkpoint: Path, clients: list[int], *, per_client: int, say: Say) -> Iterator[Row]:
     with _runtime(checkpoint) as url:
-        loads.predict_v1(url, MODEL, list(PROMPTS), 1, 2)
+        loads.predict_v1(url, MODEL, prompts=list(PROMPTS), clients=1, requests=2)
         for count in clients:
             say(f"{PEER}: {count} clients")
-            # One at a time: more clients wait longer, so fewer requests of each tell the same.
+            # One at a time: with more clients each waits longer, so fewer requests of each tell the same.
             requests = max(per_client, 4 * count)
-            yield _row(PEER, "closed loop", count, loads.predict_v1(url, MODEL, list(PROMPTS), count, requests))
+            replayed = loads.predict_v1(url, MODEL, prompts=list(PROMPTS), clients=count, requests=requests)
+            yield _row(PEER, "closed loop", clients=count, replayed=replayed)
 
 
 @contextlib.contextmanager
@@ -165,13 +166,13 @@ def _free_port() -> int:
         return port
 
 
-def _row(engine: str, load: str, clients: int | None, replayed: Replay, used: Usage | None = None) -> Row:
+def _row(engine: str, load: str, *, clients: int | None, replayed: Replay, used: Usage | None = None) -> Row:
     p50, p90, p99 = (replayed.percentile(percent) for percent in (50, 90, 99))
     return Row(engine, load, clients, replayed.throughput, p50, p90, p99, *_shares(used))
 
 
 def _shares(used: Usage | None) -> tuple[float | None, dict[str, float]]:
-    """Rows per batch, and each component's share of the time."""
+    """Compute the rows per batch, and each component's share of the time."""
     if used is None or not used.transformer_batches:
         return None, {}
     busy = {name: seconds / used.wall_s for name, seconds in used.busy_s.items()}
@@ -181,52 +182,53 @@ def _shares(used: Usage | None) -> tuple[float | None, dict[str, float]]:
 class _Engine:
     """One engine on its server."""
 
-    def __init__(self, name: str, server: TritonServer, per_client: int, say: Say) -> None:
+    def __init__(self, name: str, server: TritonServer, *, per_client: int, say: Say) -> None:
         self._name, self._server, self._per_client, self._say = name, server, per_client, say
         self._mixed = _MIXED_PER_CLIENT * per_client
 
     def warm_up(self) -> None:
-        """Compiled engines compile, caches fill."""
+        """Let compiled engines compile and caches fill."""
         with self._data([{}]) as data:
-            for front in _fronts(self._name):
-                perf_analyzer.measure(front, self._server.grpc_url, Load(8, clients=4), data)
+            for model in _models(self._name):
+                perf_analyzer.measure(model, self._server.grpc_url, load=Load(8, clients=4), input_data=data)
 
-    def closed(self, front: str, clients: int) -> Row:
-        """``clients`` that each send their next request after the last."""
+    def closed(self, model: str, clients: int) -> Row:
+        """Measure ``clients`` that each send their next request after the last."""
         load = Load(max(8, clients * self._per_client), clients=clients)
-        kind = "closed loop, streamed" if front.endswith("_stream") else "closed loop"
-        return self._measure(front, kind, load, [{}])
+        kind = "closed loop, streamed" if model.endswith("_stream") else "closed loop"
+        return self._measure(model, kind, load=load, variants=[{}])
 
     def mixes(self, most: float) -> Iterator[Row]:
-        """Random arrivals, mixed sizes and steps, and clients that leave; ``most`` is the highest throughput seen."""
+        """Measure random arrivals, mixed sizes and steps, clients that leave; ``most`` is the top throughput seen."""
         for share in POISSON_SHARES:
             load = Load(self._mixed, poisson_rate=share * most)
-            yield self._measure(MODEL, f"Poisson at {share:.0%} of its most", load, [{}])
+            yield self._measure(MODEL, f"Poisson at {share:.0%} of its most", load=load, variants=[{}])
         load = Load(self._mixed, clients=4)
-        yield self._measure(MODEL, "mixed steps: 8, 28, 50", load, [{"num_inference_steps": [n]} for n in (8, 28, 50)])
+        steps = [{"num_inference_steps": [n]} for n in (8, 28, 50)]
+        yield self._measure(MODEL, "mixed steps: 8, 28, 50", load=load, variants=steps)
         sizes = [{"width": [side], "height": [side]} for side in (32, 64, 96)]
-        yield self._measure(MODEL, "mixed sizes: 32, 64, 96 pixels", load, sizes)
+        yield self._measure(MODEL, "mixed sizes: 32, 64, 96 pixels", load=load, variants=sizes)
         for leaving in (0.0, 0.3):
             self._say(f"{self._name}: {leaving:.0%} leave")
-            arrivals = loads.poisson(_requests(self._mixed), POISSON_SHARES[-1] * most, leaving)
+            arrivals = loads.poisson(_requests(self._mixed), POISSON_SHARES[-1] * most, leaving=leaving)
             before = snapshot(self._server.metrics_url)
             replayed = loads.replay(arrivals, [self._server.grpc_url], MODEL)
             used = snapshot(self._server.metrics_url) - before
             load_name = f"Poisson at {POISSON_SHARES[-1]:.0%}, streamed, {leaving:.0%} leave half way"
-            yield _row(self._name, load_name, None, replayed, used)
+            yield _row(self._name, load_name, clients=None, replayed=replayed, used=used)
 
-    def _measure(self, front: str, kind: str, load: Load, variants: list[dict[str, Any]]) -> Row:
+    def _measure(self, model: str, kind: str, *, load: Load, variants: list[dict[str, Any]]) -> Row:
         self._say(f"{self._name}: {kind}" + (f", {load.clients} clients" if load.clients else ""))
         before = snapshot(self._server.metrics_url)
         with self._data(variants) as data:
-            measured = perf_analyzer.measure(front, self._server.grpc_url, load, data)
+            measured = perf_analyzer.measure(model, self._server.grpc_url, load=load, input_data=data)
         used = snapshot(self._server.metrics_url) - before
         latencies = (measured.p50_s, measured.p90_s, measured.p99_s)
         return Row(self._name, kind, load.clients, measured.throughput, *latencies, *_shares(used))
 
     @contextlib.contextmanager
     def _data(self, variants: list[dict[str, Any]]) -> Iterator[Path]:
-        """perf_analyzer's input file: every prompt with every variant of the other fields."""
+        """Write perf_analyzer's input file: every prompt with every variant of the other fields."""
         pairs = itertools.product(PROMPTS, variants)
         rows = [{"prompt": [prompt], "seed": [seed], **variant} for seed, (prompt, variant) in enumerate(pairs)]
         with tempfile.TemporaryDirectory() as scratch:
@@ -243,7 +245,7 @@ def _requests(count: int) -> list[GenerationRequest]:
 
 
 def _validate(repository: Path, per_client: int, say: Say) -> tuple[Calibration, list[Validation]]:
-    """Calibrate on one replica that has one core to itself, then replay equal arrivals on 1 and 2 replicas."""
+    """Calibrate on one replica that has a core to itself, then replay equal arrivals on 1 and 2 replicas."""
     cores, mixed = sorted(os.sched_getaffinity(0))[:2], _MIXED_PER_CLIENT * per_client
     with contextlib.ExitStack() as stack:
         servers = [_pinned(stack, repository, core) for core in cores]
@@ -258,15 +260,21 @@ def _validate(repository: Path, per_client: int, say: Say) -> tuple[Calibration,
             step_s.append(used.wall_s / used.transformer_batches)
             most = max(most, sum(len(each.latencies_s) for each in replays) / used.wall_s)
             alone_s = alone_s or min(each.percentile(50) for each in replays)
-        calibration = calibrate(rows, step_s, alone_s, 28)
+        calibration = calibrate(rows, step_s, alone_s=alone_s, steps=28)
         return calibration, [
-            _compare(calibration, servers[:count], most * _VALIDATION_SHARE * count, count * mixed, say)
+            _compare(
+                calibration,
+                servers[:count],
+                rate=most * _VALIDATION_SHARE * count,
+                requests=count * mixed,
+                say=say,
+            )
             for count in range(1, len(servers) + 1)
         ]
 
 
 def _pinned(stack: contextlib.ExitStack, repository: Path, core: int) -> TritonServer:
-    """A server whose processes share one core: replicas on one machine must not take each other's time."""
+    """Start a server whose processes share one core: replicas on one machine must not take each other's time."""
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -275,7 +283,9 @@ def _pinned(stack: contextlib.ExitStack, repository: Path, core: int) -> TritonS
         os.sched_setaffinity(0, everywhere)
 
 
-def _compare(calibration: Calibration, servers: list[TritonServer], rate: float, requests: int, say: Say) -> Validation:
+def _compare(
+    calibration: Calibration, servers: list[TritonServer], *, rate: float, requests: int, say: Say
+) -> Validation:
     say(f"validate the simulator: {len(servers)} replicas")
     arrivals = loads.poisson(_requests(requests), rate, seed=1)
     replayed = loads.replay(arrivals, [server.grpc_url for server in servers], MODEL)

@@ -27,7 +27,7 @@ class BenchEngine(StrEnum):
 
 
 def bench(
-    checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine draws with.")] = Path(
+    checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine generates with.")] = Path(
         "pipelines/models/mini"
     ),
     engine: Annotated[
@@ -49,7 +49,9 @@ def bench(
         from aquatint_benchmarks import report  # noqa: PLC0415
     with clean_errors(), ERR.status("starting") as status:
         chosen = [each.value for each in engine] if engine else benchmarks.engines()
-        result = benchmarks.run(checkpoint, chosen, clients or [1, 2, 4, 8], per_client, out, status.update)
+        result = benchmarks.run(
+            checkpoint, chosen, clients=clients or [1, 2, 4, 8], per_client=per_client, out=out, say=status.update
+        )
         report.write(result, out)
     OUT.print(report.markdown(result), markup=False, highlight=False, soft_wrap=True)
     OUT.print(f"{out}/bench.json, bench.md and plots", soft_wrap=True)

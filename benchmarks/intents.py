@@ -1,6 +1,6 @@
-"""How often the right thing happens: talk or draw, and a faithful prompt, on a fixed list of messages.
+"""How often the right thing happens: talk or generate, and a faithful prompt, on a fixed list of messages.
 
-    python -m aquatint_benchmarks.intents            # the language model of AQUATINT_CHAT_LLM_URL
+python -m aquatint_benchmarks.intents            # the language model of AQUATINT_CHAT_LLM_URL
     python -m aquatint_benchmarks.intents --no-llm   # what wording alone decides
 
 A message counts when the right thing happens and the prompt says what it must and nothing it must not.
@@ -26,13 +26,13 @@ LISTS = ("intents", "intents_held_out")
 
 
 def messages(name: str) -> list[dict[str, Any]]:
-    """One of ``LISTS``."""
+    """Read one of ``LISTS``."""
     entries: list[dict[str, Any]] = yaml.safe_load((Path(__file__).with_name(f"{name}.yaml")).read_text())
     return entries
 
 
 def past_of(entry: dict[str, Any]) -> Past:
-    """The conversation before the message."""
+    """Return the conversation before the message."""
     exchanges, last = [], None
     for before in entry.get("after", []):
         if "draw" in before:
@@ -44,7 +44,7 @@ def past_of(entry: dict[str, Any]) -> Past:
 
 
 def is_right(entry: dict[str, Any], parts: list[Part]) -> bool:
-    """Whether the parts are what the entry asks for."""
+    """Return whether the parts are what the entry asks for."""
     prompts = [part.prompt for part in parts if part.prompt is not None]
     did = "both" if prompts and len(prompts) < len(parts) else "draw" if prompts else "talk"
     words = set(re.findall(r"[\w-]+", " ".join(prompts).lower()))
@@ -52,7 +52,7 @@ def is_right(entry: dict[str, Any], parts: list[Part]) -> bool:
 
 
 async def measure(name: str, router: Router) -> tuple[int, int]:
-    """How many were right of how many; prints the share by kind, and every wrong one."""
+    """Count how many were right of how many; print the share by kind, and every wrong one."""
     right, total = Counter[str](), Counter[str]()
     for entry in messages(name):
         kind = f"follow-up {entry['right']}" if "after" in entry else entry["right"]

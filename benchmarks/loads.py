@@ -1,4 +1,4 @@
-"""Loads that perf_analyzer has not: replayed arrivals, clients that leave, and KServe's V1 protocol."""
+"""Loads that perf_analyzer lacks: replayed arrivals, clients that leave, and KServe's V1 protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request and when it comes, in seconds after the first moment; ``leaves_after`` so many steps, if it does."""
+    """A request and when it comes, in seconds after the start; it leaves after ``leaves_after`` steps, if set."""
 
     at_s: float
     request: GenerationRequest
@@ -31,21 +31,21 @@ class Replay:
     """What became of a replayed load; latencies in seconds, of the requests that stayed, in the order they came."""
 
     latencies_s: list[float] = field(default_factory=list)
-    left: int = 0
+    gone: int = 0
     wall_s: float = 0.0
 
     @property
     def throughput(self) -> float:
-        """Finished requests per second."""
+        """The finished requests per second."""
         return len(self.latencies_s) / self.wall_s
 
     def percentile(self, percent: float) -> float:
-        """A percentile of the latencies."""
+        """Compute a percentile of the latencies."""
         return float(np.percentile(self.latencies_s, percent))
 
 
-def poisson(requests: list[GenerationRequest], rate: float, leaving: float = 0.0, seed: int = 0) -> list[Arrival]:
-    """Requests arriving by chance at ``rate`` per second; a share ``leaving`` goes away half way through its steps."""
+def poisson(requests: list[GenerationRequest], rate: float, *, leaving: float = 0.0, seed: int = 0) -> list[Arrival]:
+    """Make requests arrive randomly at ``rate`` per second; a share ``leaving`` goes away halfway through its steps."""
     rng = random.Random(seed)
     arrivals, now = [], 0.0
     for request in requests:
@@ -72,17 +72,17 @@ async def _replay(arrivals: list[Arrival], urls: list[str], model: str) -> Repla
         async def one(index: int, arrival: Arrival) -> float | None:
             await asyncio.sleep(max(0.0, began + arrival.at_s - time.perf_counter()))
             started = time.perf_counter()
-            stayed = await _draw(clients[index % len(clients)], arrival)
+            stayed = await _generate(clients[index % len(clients)], arrival)
             return time.perf_counter() - started if stayed else None
 
         ended = await asyncio.gather(*(one(index, arrival) for index, arrival in enumerate(arrivals)))
         result.wall_s = time.perf_counter() - began
     result.latencies_s = [seconds for seconds in ended if seconds is not None]
-    result.left = sum(seconds is None for seconds in ended)
+    result.gone = sum(seconds is None for seconds in ended)
     return result
 
 
-async def _draw(client: AsyncClient, arrival: Arrival) -> bool:
+async def _generate(client: AsyncClient, arrival: Arrival) -> bool:
     async with contextlib.aclosing(client.stream(arrival.request, timeout_s=_TIMEOUT_S)) as events:
         async for event in events:
             if isinstance(event, Progress) and event.step == arrival.leaves_after:
@@ -90,12 +90,12 @@ async def _draw(client: AsyncClient, arrival: Arrival) -> bool:
     return True
 
 
-def predict_v1(url: str, model: str, prompts: list[str], clients: int, requests: int) -> Replay:
-    """``clients`` each send their next KServe V1 request after the last; ``requests`` in all."""
-    return asyncio.run(_predict_v1(f"{url}/v1/models/{model}:predict", prompts, clients, requests))
+def predict_v1(url: str, model: str, *, prompts: list[str], clients: int, requests: int) -> Replay:
+    """Let ``clients`` each send their next KServe V1 request after the last; ``requests`` in all."""
+    return asyncio.run(_predict_v1(f"{url}/v1/models/{model}:predict", prompts, clients=clients, requests=requests))
 
 
-async def _predict_v1(url: str, prompts: list[str], clients: int, requests: int) -> Replay:
+async def _predict_v1(url: str, prompts: list[str], *, clients: int, requests: int) -> Replay:
     result = Replay()
     waiting = iter(range(requests))
     began = time.perf_counter()

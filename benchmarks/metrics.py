@@ -31,7 +31,7 @@ class Usage:
 
 
 def snapshot(url: str) -> Usage:
-    """The counters of the server's Prometheus page, over all models, now."""
+    """Read the counters on the server's Prometheus page, over all models, now."""
     with urllib.request.urlopen(url) as page:
         text = page.read().decode()
     samples = re.findall(r'^(\w+)\{model="([^"]+)"[^}]*\} (\S+)$', text, re.MULTILINE)

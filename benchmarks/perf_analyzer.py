@@ -38,7 +38,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Load:
-    """How requests arrive: so many clients, each sending its next request after the last, or by chance at a mean rate.
+    """How requests arrive: from clients that each send their next request after the last, or randomly at a mean rate.
 
     ``clients`` or ``poisson_rate`` (requests per second); ``requests`` is how many in all.
     """
@@ -48,7 +48,7 @@ class Load:
     poisson_rate: float | None = None
 
     def options(self) -> list[str]:
-        """perf_analyzer's options."""
+        """Build perf_analyzer's options."""
         if self.poisson_rate is not None:
             rate = f"{self.poisson_rate:.3f}"
             arrivals = ["--request-rate-range", rate, "--request-distribution", "poisson"]
@@ -87,8 +87,8 @@ def _wheel_libraries() -> Path:
     return Path(spec.submodule_search_locations[0]).parent / "nvidia_pytriton.libs"
 
 
-def measure(model: str, url: str, load: Load, input_data: Path, folder: Path = INSTALLED) -> Measurement:
-    """Drive ``model`` over gRPC; as a stream if it is a stream front. Raises with its output if it fails."""
+def measure(model: str, url: str, *, load: Load, input_data: Path, folder: Path = INSTALLED) -> Measurement:
+    """Drive ``model`` over gRPC; as a stream if it is a decoupled model. Raises with its output if it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "profile.json"
         command = [str(folder / "perf_analyzer"), "-m", model, "-u", url, "-i", "grpc"]
@@ -106,7 +106,7 @@ def measure(model: str, url: str, load: Load, input_data: Path, folder: Path = I
 
 
 def _read(requests: list[dict[str, Any]]) -> Measurement:
-    """From every request's own timestamps: perf_analyzer's summary counts in windows, too coarse for few requests."""
+    """Use every request's own timestamps: perf_analyzer's summary counts in windows, too coarse for few requests."""
     began = np.array([request["timestamp"] for request in requests]) / 1e9
     ended = np.array([request["response_timestamps"][-1] for request in requests]) / 1e9
     throughput = len(requests) / (ended.max() - began.min())

@@ -23,7 +23,7 @@ def write(result: Result, out: Path) -> None:
 
 
 def markdown(result: Result) -> str:
-    """Every measured load with its ratio to the peer at as many clients, the validation, and a scale-out table."""
+    """Tabulate every load with its ratio to the peer at as many clients, the validation, and a scale-out table."""
     peers = {row.clients: row for row in result.rows if row.engine == PEER}
     lines = [
         f"Measured on {result.machine}; model `{result.model}`.",
@@ -61,12 +61,12 @@ def markdown(result: Result) -> str:
 
 
 def scale_out(calibration: Calibration) -> Iterable[tuple[str, ...]]:
-    """An hour whose middle third brings four times as many requests, on fixed fleets and on one that scales."""
+    """Simulate an hour whose middle third brings four times the requests, on fixed fleets and on one that scales."""
     capacity = 1.0 / (28 * calibration.step(16) / 8)
     jobs, now = [], 0.0
     while now < 3600.0:
         peak = 1200.0 <= now < 2400.0
-        # Evenly spaced: the table is about the fleet, not about luck.
+        # Evenly spaced: the table is about the fleet, not luck.
         now += 1.0 / (capacity * (2.0 if peak else 0.5))
         jobs.append(Job(now, 28))
     fleets = [(str(n), Autoscaler(minimum=n, maximum=n)) for n in (1, 2, 3, 4)]
@@ -104,7 +104,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 
 def _sweeps(result: Result) -> dict[str, list[Row]]:
-    """Rows of the closed loops by engine, streams apart."""
+    """Group the rows of the closed loops by engine, streams separately."""
     sweeps: dict[str, list[Row]] = {}
     for row in result.rows:
         if row.clients is not None and row.load.startswith("closed loop"):

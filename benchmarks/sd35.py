@@ -43,7 +43,7 @@ Feed = dict[str, NDArray[np.float32]]
 
 
 def feed(rows: int, size: int) -> Feed:
-    """Random inputs of ``rows`` images of ``size`` pixels a side."""
+    """Make random inputs of ``rows`` images of ``size`` pixels a side."""
     chance = np.random.default_rng(0)
     shapes = {
         "hidden_states": (rows, 16, size // 8, size // 8),
@@ -55,7 +55,7 @@ def feed(rows: int, size: int) -> Feed:
 
 
 def plain(model: Any, device: str) -> Callable[[Feed], Any]:
-    """A diffusers transformer called as its own pipeline does."""
+    """Call a diffusers transformer as its own pipeline does."""
 
     @torch.inference_mode()
     def call(rows: Feed) -> torch.Tensor:
@@ -67,7 +67,7 @@ def plain(model: Any, device: str) -> Callable[[Feed], Any]:
 
 
 def engines(folder: Path, device: str, wanted: list[str]) -> dict[str, Callable[[], Callable[[Feed], Any]]]:
-    """How to open each engine; one is open at a time, so that memory is its own."""
+    """Return how to open each engine; only one is open at a time, so that memory is its own."""
     dtype, _ = choose_dtype("auto", device)
 
     def model() -> Any:
@@ -83,7 +83,7 @@ def engines(folder: Path, device: str, wanted: list[str]) -> dict[str, Callable[
 
 
 def seconds(call: Callable[[Feed], Any], rows: Feed, repeats: int) -> float:
-    """Median seconds of one call after warming up."""
+    """Measure the median seconds of one call after warming up."""
     times = []
     for index in range(_WARM_UP + repeats):
         started = time.perf_counter()
@@ -94,7 +94,7 @@ def seconds(call: Callable[[Feed], Any], rows: Feed, repeats: int) -> float:
 
 
 def matmul_limit(device: str, dtype: torch.dtype | None, side: int) -> float:
-    """Multiply-adds counted twice, per second, of one large matrix product."""
+    """Measure the rate of one large matrix product, multiply-adds counted twice, per second."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
 
     def multiply(_: Feed) -> None:
@@ -104,7 +104,7 @@ def matmul_limit(device: str, dtype: torch.dtype | None, side: int) -> float:
 
 
 def step_flops(model: SD3Transformer2DModel, rows: Feed) -> float:
-    """Floating-point operations of one call, counted by torch on shapes alone."""
+    """Count the floating-point operations of one call, by torch on shapes alone."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model(**{name: torch.empty(array.shape) for name, array in rows.items()}, return_dict=False)
     return float(counter.get_total_flops())

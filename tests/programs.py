@@ -11,7 +11,7 @@ _VARIABLES = {"chromium": "AQUATINT_CHROMIUM"}
 
 
 def program(name: str) -> str:
-    """The path of ``name``, from its variable or the PATH."""
+    """Find ``name``, from its variable or on the PATH."""
     found = shutil.which(os.environ.get(_VARIABLES.get(name, ""), name))
     if found is not None:
         return found

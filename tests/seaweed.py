@@ -22,7 +22,7 @@ _READY_WITHIN_S = 60.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody uses now; SeaweedFS also takes each port + 10000 for gRPC."""
+    """Find ports that nobody uses now; SeaweedFS also takes each port + 10000 for gRPC."""
     with contextlib.ExitStack() as stack:
         found: list[int] = []
         while len(found) < count:
@@ -47,7 +47,7 @@ class Seaweed:
         return f"http://127.0.0.1:{self.ports[3]}"
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start, and wait until it answers."""
         master, volume, filer, s3 = self.ports
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "s3.json"
@@ -90,7 +90,7 @@ class Seaweed:
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """Nothing answers until the block ends."""
+        """Let nothing answer until the block ends."""
         self.stop()
         try:
             yield
@@ -98,7 +98,7 @@ class Seaweed:
             self.start()
 
     def client(self) -> Any:
-        """A boto3 client with the right credentials."""
+        """Make a boto3 client with the right credentials."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -111,7 +111,7 @@ class Seaweed:
 
 @contextlib.contextmanager
 def seaweed(folder: Path) -> Iterator[Seaweed]:
-    """A running server, and nothing left of it afterwards."""
+    """Run a server, and leave nothing of it behind."""
     server = Seaweed(folder, free_ports(4))
     try:
         server.start()

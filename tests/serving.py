@@ -13,7 +13,7 @@ import uvicorn
 
 @contextlib.asynccontextmanager
 async def served(app: Any) -> AsyncIterator[str]:
-    """The base URL of ``app``, served until the block ends."""
+    """Serve ``app`` until the block ends; yield its base URL."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)

@@ -1,4 +1,4 @@
-"""What pyproject.toml says of every package."""
+"""What pyproject.toml says about every package."""
 
 from __future__ import annotations
 

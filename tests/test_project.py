@@ -1,4 +1,4 @@
-"""The project's own papers agree with one another: Makefile, hooks, changelog, documents, locks."""
+"""The project's own papers agree with each other: Makefile, hooks, changelog, documents, locks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 DOCUMENTS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 LOCKS = [*sorted((ROOT / "deploy" / "locks").glob("*.txt")), ROOT / "chatbot" / "aquatint_llm" / "requirements.txt"]
-# These say what is left out of a lock; they are not locks themselves.
+# These say what a lock omits; they are not locks themselves.
 LOCKS = [path for path in LOCKS if not path.name.endswith("overrides.txt")]
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS)
@@ -26,14 +26,14 @@ each_lock = pytest.mark.parametrize("lock", LOCKS, ids=lambda path: str(path.rel
 
 
 def recipe(target: str) -> list[str]:
-    """The commands of a target, with ``$(BIN)`` put in."""
+    """Return the commands of a target, with ``$(BIN)`` filled in."""
     found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
     assert found, target
     return [line.strip().replace("$(BIN)", ".venv/bin") for line in found[1].splitlines()]
 
 
 def code(document: str) -> Iterator[str]:
-    """What a document shows as code, line by line."""
+    """Return what a document shows as code, line by line."""
     fence = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
     text = (ROOT / document).read_text()
     for block in fence.findall(text):
@@ -42,14 +42,14 @@ def code(document: str) -> Iterator[str]:
 
 
 def entries(lock: Path) -> list[tuple[Requirement, list[str]]]:
-    """The requirements of a lock, each with its hashes."""
+    """Return the requirements of a lock, each with its hashes."""
     joined = re.sub(r"\\\n\s*", "", lock.read_text())
     lines = [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return [(Requirement(line.split("--hash=")[0]), re.findall(r"--hash=(\S+)", line)) for line in lines]
 
 
 def locked(lock: str, name: str) -> Version:
-    """The one version of a package in a lock of ``deploy/locks``."""
+    """Return the one version of a package in a lock of ``deploy/locks``."""
     (version,) = [
         Version(next(iter(requirement.specifier)).version)
         for requirement, _ in entries(ROOT / "deploy" / "locks" / lock)
@@ -59,7 +59,7 @@ def locked(lock: str, name: str) -> Version:
 
 
 def test_hooks_are_the_commands_of_make_check() -> None:
-    """Except that the hook for the format writes what ``make check`` only complains of."""
+    """Except that the formatting hook fixes what ``make check`` only reports."""
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert local["repo"] == "local"
     assert [hook["entry"] for hook in local["hooks"]] == [line.replace(" --check", "") for line in recipe("check")]
@@ -93,7 +93,7 @@ def test_the_language_model_is_installed_by_the_locked_uv() -> None:
 
 @each_lock
 def test_locks_name_no_index(lock: Path) -> None:
-    """Whoever installs chooses where from."""
+    """The index is chosen by whoever installs."""
     found = re.findall(r"^.*://.*|^ *(?:-i|-f|--(?:extra-)?index-url|--find-links)\b.*", lock.read_text(), re.MULTILINE)
     assert found == []
 

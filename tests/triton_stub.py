@@ -71,7 +71,7 @@ class Metric:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Let ``import triton_python_backend_utils`` find this; returns the metrics that are counted, by name."""
+    """Make ``import triton_python_backend_utils`` find this; return the counted metrics by name."""
     counted: dict[str, float] = {}
 
     class MetricFamily:

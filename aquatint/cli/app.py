@@ -1,7 +1,7 @@
 """The ``aquatint`` command: run, generate, serve, models, doctor, registry, and what other components add.
 
 A component adds its commands by an entry point of the group ``aquatint.commands``: a function that takes the
-application. Its module is imported at every start, so that it imports what is heavy inside its commands.
+application. Its module is imported at every start, so it imports heavy packages inside its commands.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda each: each.na
     point.load()(app)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(*, wanted: bool) -> None:
     if wanted:
         OUT.print(f"aquatint {__version__}", highlight=False)
         raise typer.Exit
@@ -42,11 +42,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options of the command itself; each does its work in its callback."""
+    """Take the options of the command itself; each does its work in its callback."""
 
 
 if __name__ == "__main__":

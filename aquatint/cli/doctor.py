@@ -51,43 +51,52 @@ def _tritonserver() -> Finding:
     try:
         from aquatint.server.locate import locate  # noqa: PLC0415 - only servers have its packages
     except ModuleNotFoundError as error:
-        return Finding("tritonserver", False, f"{error.name} is not installed", install_command("triton"))
+        return Finding(
+            "tritonserver", ok=False, detail=f"{error.name} is not installed", hint=install_command("triton")
+        )
     try:
         installation = locate(read_settings(ServerSettings).tritonserver)
     except AquatintError as error:
-        return Finding("tritonserver", False, "not found", str(error))
-    return Finding("tritonserver", True, f"{installation.binary.name} {installation.why}")
+        return Finding("tritonserver", ok=False, detail="not found", hint=str(error))
+    return Finding("tritonserver", ok=True, detail=f"{installation.binary.name} {installation.why}")
 
 
 def _numpy() -> Finding:
     version = metadata.version("numpy")
     if version.startswith("1.") or importlib.util.find_spec("pytriton") is None:
-        return Finding("numpy", True, version)
+        return Finding("numpy", ok=True, detail=version)
     hint = "Triton's Python backend returns wrong values with numpy 2: pip install 'numpy<2'"
-    return Finding("numpy", False, version, hint)
+    return Finding("numpy", ok=False, detail=version, hint=hint)
 
 
 def _module(part: str, module: str, extra: str) -> Finding:
     if importlib.util.find_spec(module) is None:
-        return Finding(part, False, f"{module} is not installed", install_command(extra))
-    return Finding(part, True, f"{module} {metadata.version(module)}")
+        return Finding(part, ok=False, detail=f"{module} is not installed", hint=install_command(extra))
+    return Finding(part, ok=True, detail=f"{module} {metadata.version(module)}")
 
 
 def _language_model() -> Finding:
     home = read_settings(LlmSettings).home
     detail = f"{EMBEDDED_MODEL} on vLLM in {home}" if is_installed(home) else f"not in {home}"
-    return Finding("language model", is_installed(home), detail, "aquatint llm install, or set AQUATINT_CHAT_LLM_URL")
+    return Finding(
+        "language model",
+        ok=is_installed(home),
+        detail=detail,
+        hint="aquatint llm install, or set AQUATINT_CHAT_LLM_URL",
+    )
 
 
 def _gpu() -> Finding:
     found = shutil.which("nvidia-smi") is not None
-    return Finding("GPU", found, "nvidia-smi found" if found else "none: the CPU is used", "fine for the mini model")
+    return Finding(
+        "GPU", ok=found, detail="nvidia-smi found" if found else "none: the CPU is used", hint="fine for the mini model"
+    )
 
 
 def _shared_memory() -> Finding:
     free = _free_bytes("/dev/shm")
     hint = "Triton's Python backend needs 64 MiB of /dev/shm per model: start the container with --shm-size=1g"
-    return Finding("shared memory", free > 512 << 20, f"{free >> 20} MiB free", hint)
+    return Finding("shared memory", ok=free > 512 << 20, detail=f"{free >> 20} MiB free", hint=hint)
 
 
 def _free_bytes(path: str, statvfs: Callable[[str], os.statvfs_result] = os.statvfs) -> int:

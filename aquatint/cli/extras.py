@@ -1,4 +1,4 @@
-"""Say in one line which extra is missing, wherever a command needs more than the client's packages."""
+"""Say in one line which extra is missing when a command needs more than the client's packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS = "aquatint"
 
 @contextlib.contextmanager
 def needs(extra: str, command: str) -> Iterator[None]:
-    """End with status 1 and one line when a package that ``extra`` brings cannot be imported inside the block."""
+    """Exit with status 1 and one line if the block cannot import a package that ``extra`` brings."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -28,7 +28,7 @@ def needs(extra: str, command: str) -> Iterator[None]:
 
 
 def require(extra: str, command: str, *modules: str) -> None:
-    """End with status 1 and one line when one of ``modules``, which ``extra`` brings, is not installed."""
+    """Exit with status 1 and one line if one of ``modules``, which ``extra`` brings, is not installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             print_missing(extra, command, module)
@@ -36,18 +36,18 @@ def require(extra: str, command: str, *modules: str) -> None:
 
 
 def print_missing(extra: str, command: str, module: str | None) -> None:
-    """Print which module ``command`` misses and how to install it."""
+    """Print which module ``command`` is missing and how to install it."""
     line = f"{command} needs more packages ({module} is missing): {install_command(extra)}"
     ERR.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def install_command(extra: str) -> str:
-    """What installs ``extra``."""
+    """Return the command that installs ``extra``."""
     return f"pip install 'aquatint[{extra}]'"
 
 
 def add_commands(app: typer.Typer, source: str, *, name: str, extra: str, needed: str) -> None:
-    """Add ``source``'s group of commands to ``app``; without ``needed``, which ``extra`` brings, one that says so."""
+    """Add the commands of ``source`` to ``app``; where ``needed`` is missing, a stub that says which extra has it."""
     if importlib.util.find_spec(needed) is not None:
         app.add_typer(getattr(importlib.import_module(source), name), name=name)
         return

@@ -1,4 +1,4 @@
-"""``aquatint generate``: one request to a running server, its options made from the request contract."""
+"""``aquatint generate``: one request to a running server, with options made from the request contract."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ take_fields(generate, parameters(exclude=("preview_every",), annotate=_option))
 
 
 def connect_to(**overrides: Any) -> Client:
-    """Connect by the settings, overridden by what is not ``None``."""
+    """Connect according to the settings, overridden by what is not ``None``."""
     return connect(**{name: value for name, value in overrides.items() if value is not None})
 
 
 def generate_behind_bar(client: Client, wanted: GenerationRequest, *, preview: bool = False) -> Generation:
-    """Stream one request behind a progress bar, with ``preview`` showing the image as it grows."""
+    """Stream one request behind a progress bar; with ``preview``, show the image as it takes shape."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = ProgressBar(*columns, console=ERR)
     with Live(bar, console=ERR, transient=True, refresh_per_second=20) as live:

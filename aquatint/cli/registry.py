@@ -23,7 +23,9 @@ Name = Annotated[str, typer.Argument(help="The model.")]
 Number = Annotated[int, typer.Argument(help="The version.")]
 Store = Annotated[str, typer.Option(envvar="AQUATINT_REGISTRY", help="A folder, or s3://bucket/prefix.")]
 Live = Annotated[Path, typer.Option(help="The model repository that the embedded server serves.")]
-Prompts = Annotated[list[str], typer.Option("--prompt", help="What to draw before and after the switch; repeatable.")]
+Prompts = Annotated[
+    list[str], typer.Option("--prompt", help="What to generate before and after the switch; repeatable.")
+]
 
 _STORE = "build/registry"
 _LIVE = Path("build/repository")
@@ -83,7 +85,7 @@ def promote(name: Name, number: Number, store: Store = _STORE) -> None:
 @registry.command()
 def deploy(
     name: Name,
-    number: Annotated[int | None, typer.Argument(help="The version; the newest if left out.")] = None,
+    number: Annotated[int | None, typer.Argument(help="The version; the newest if omitted.")] = None,
     prompt: Prompts = _PROMPTS,
     live: Live = _LIVE,
     store: Store = _STORE,
@@ -96,7 +98,7 @@ def deploy(
             if not versions:
                 raise ModelNotFound(f"there is no version of {name}")
             number = versions[-1].version
-        _deploy(opened, number, prompt, live)
+        _deploy(opened, number, prompts=prompt, live=live)
 
 
 @registry.command()
@@ -105,7 +107,7 @@ def rollback(name: Name, prompt: Prompts = _PROMPTS, live: Live = _LIVE, store: 
     with clean_errors():
         opened = _open(name, store)
         earlier = opened.previous()
-        _deploy(opened, earlier, prompt, live)
+        _deploy(opened, earlier, prompts=prompt, live=live)
         OUT.print(f"rolled back to version {earlier}", highlight=False)
 
 
@@ -125,7 +127,7 @@ def _open(name: str, store: str) -> Registry:
     return Registry(open_objects(store), name)
 
 
-def _deploy(opened: Registry, number: int, prompts: list[str], live: Path) -> None:
+def _deploy(opened: Registry, number: int, *, prompts: list[str], live: Path) -> None:
     log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
     with service.embedded(live, read_settings(ServerSettings)) as server:

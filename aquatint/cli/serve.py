@@ -1,4 +1,4 @@
-"""``aquatint serve``: the embedded tritonserver over a model repository, or over a checkpoint that it exports first."""
+"""``aquatint serve``: the embedded tritonserver over a model repository, or over a checkpoint it exports first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,8 +40,9 @@ class ServeEngine(StrEnum):
     DIFFUSERS = "diffusers"
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the command's options
     source: Annotated[str, typer.Argument(help="A model repository of 'aquatint export', or a checkpoint.")],
+    *,
     engine: Annotated[
         ServeEngine, typer.Option(help="For a checkpoint. auto: the first that works of tensorrt, onnx, diffusers.")
     ] = ServeEngine.AUTO,
@@ -70,7 +72,8 @@ def serve(
     with clean_errors(), _log_sink(log) as sink, contextlib.ExitStack() as stack:
         settings = read_settings(ServerSettings).model_copy(update=chosen)
         settings = settings.model_copy(update={"admin_key": admin_key(settings)})
-        server, described = _start(stack, source, engine, name, cache, settings, sink)
+        wanted = _Wanted(source, engine, name, cache)
+        server, described = _start(stack, wanted, settings, sink)
         addresses = f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}"
         OUT.print(f"[green]ready[/]  {addresses}", soft_wrap=True)
         if draw is not None:
@@ -81,28 +84,32 @@ def serve(
             server.watch(_probe(server, described.model), stopping)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What to serve; all but ``source`` are for checkpoints."""
+
+    source: str
+    engine: ServeEngine
+    name: str
+    cache: Path
+
+
 def _start(
-    stack: contextlib.ExitStack,
-    source: str,
-    engine: ServeEngine,
-    name: str,
-    cache: Path,
-    settings: ServerSettings,
-    sink: Callable[[str], None],
+    stack: contextlib.ExitStack, wanted: _Wanted, settings: ServerSettings, sink: Callable[[str], None]
 ) -> tuple[TritonServer, manifest.Manifest]:
     """Start a server and say what it serves; for a checkpoint the first engine that works, logging why."""
     from aquatint.server import TritonServer  # noqa: PLC0415 - as in ``serve``
 
-    repository = Path(source)
+    repository = Path(wanted.source)
     if (repository / manifest.FILE_NAME).is_file():
         described = manifest.read(repository)
-        if engine not in (ServeEngine.AUTO, described.engine):
-            raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {engine.value}")
+        if wanted.engine not in (ServeEngine.AUTO, described.engine):
+            raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {wanted.engine.value}")
         return stack.enter_context(TritonServer(repository, settings, sink)), described
     with extras.needs("export", "aquatint serve CHECKPOINT"):
         from aquatint_export import repositories  # noqa: PLC0415 - needs torch, which only checkpoints need here
     refusals = []
-    for candidate, made, why in repositories(source, name, cache, engine.value, _log.info):
+    for candidate, made, why in repositories(wanted.source, wanted.name, wanted.cache, wanted.engine.value, _log.info):
         if made is None:
             refusals.append(f"{candidate}: {why}")
             _log.warning("not served by %s: %s", candidate, why)

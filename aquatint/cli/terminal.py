@@ -1,4 +1,4 @@
-"""The terminal: where commands print, errors in one line, and images as two pixels per character cell."""
+"""The terminal: where commands print, one-line errors, and images as two pixels per character cell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _UPPER_HALF = "▀"
 
 @contextlib.contextmanager
 def clean_errors() -> Iterator[None]:
-    """Show our errors as one line and end with status 1."""
+    """Print our errors on one line and exit with status 1."""
     try:
         yield
     except AquatintError as error:
@@ -36,14 +36,14 @@ def clean_errors() -> Iterator[None]:
 
 
 def log_to_terminal(level: int, quiet: Sequence[str] = ()) -> None:
-    """Log to standard error; the loggers named in ``quiet`` only warn."""
+    """Log to standard error; the loggers named in ``quiet`` only log warnings and errors."""
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=ERR, show_path=False)])
     for name in quiet:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def render_png(data: bytes, columns: int = 48) -> RichSegments:
-    """A PNG file as coloured half blocks, ``columns`` characters wide."""
+    """Render a PNG file as coloured half blocks, ``columns`` characters wide."""
     with Image.open(io.BytesIO(data)) as image:
         rows = max(2, round(columns * image.height / image.width / 2) * 2)
         pixels = np.asarray(image.convert("RGB").resize((columns, rows), Image.Resampling.BILINEAR))

@@ -30,7 +30,7 @@ __all__ = [
 
 
 def connect(**overrides: Any) -> Client:
-    """Make a blocking client by ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
+    """Make a blocking client from ``ClientSettings``: ``AQUATINT_*`` variables, overridden by the arguments."""
     settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport: Transport = GrpcTransport(options) if settings.protocol == "grpc" else HttpTransport(options)
@@ -38,7 +38,7 @@ def connect(**overrides: Any) -> Client:
 
 
 def connect_async(**overrides: Any) -> AsyncClient:
-    """Make an asyncio client by ``ClientSettings``; call it inside a running event loop."""
+    """Make an asyncio client from ``ClientSettings``; call it inside a running event loop."""
     settings = read_settings(ClientSettings, **overrides)
     options = Options.from_settings(settings)
     transport: AsyncTransport = (

@@ -34,10 +34,10 @@ class AsyncTransport(Protocol):
         """Close the connections."""
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
 
     async def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        """Fetch the model's name, defaults and limits. Raises ``AquatintError``."""
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """Generate and wait; cancelling the task cancels it on the server. Raises ``AquatintError``."""
@@ -58,14 +58,14 @@ class AsyncGrpcTransport:
         await self._client.close()
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
         try:
             return bool(await self._client.is_model_ready(model))
         except InferenceServerException:
             return False
 
     async def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        """Fetch the model's name, defaults and limits. Raises ``AquatintError``."""
         try:
             answer = await self._client.get_model_config(model, as_json=True)
         except InferenceServerException as error:
@@ -73,7 +73,7 @@ class AsyncGrpcTransport:
         return messages.model_info(answer["config"].get("parameters", {}), model)
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """One unary call; cancelling the task cancels it on the server."""
+        """Make one unary call; cancelling the task cancels it on the server."""
         try:
             result = await self._client.infer(**messages.unary_call(model, request, timeout_s), headers=trace_headers())
         except InferenceServerException as error:
@@ -83,7 +83,7 @@ class AsyncGrpcTransport:
         return event
 
     async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """One call on a stream of its own; leaving the iterator cancels it on the server."""
+        """Make one call on a stream of its own; leaving the iterator cancels it on the server."""
         calls = _once(messages.stream_call(model, request, timeout_s))
         answers = self._client.stream_infer(calls, stream_timeout=timeout_s, headers=trace_headers())
         deadline = time.monotonic() + timeout_s
@@ -106,13 +106,13 @@ class AsyncGrpcTransport:
                     return
         except InferenceServerException as error:
             raise messages.from_triton(error) from None
-        # Triton's client lets gRPC's own exception through where there is no stream to be had.
+        # Triton's client lets gRPC's own exception through when no stream can be opened.
         except grpc.aio.AioRpcError as error:
             status = InferenceServerException(msg=error.details() or "", status=str(error.code()))
             raise messages.from_triton(status) from None
         finally:
-            # Triton 2.51 does not let go of every stream that is cancelled after its last answer, see the blocking
-            # client; this one gets the time to end.
+            # Triton 2.51 does not release every stream that is cancelled after its last answer (see the blocking
+            # client), so this one is given time to end.
             if finished:
                 with contextlib.suppress(TimeoutError, InferenceServerException, grpc.aio.AioRpcError):
                     await asyncio.wait_for(anext(answers, None), _STREAM_END_TIMEOUT_S)
@@ -135,14 +135,14 @@ class AsyncHttpTransport:
         await self._client.aclose()
 
     async def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
         try:
             return (await self._client.get(f"/v2/models/{model}/ready")).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
     async def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        """Fetch the model's name, defaults and limits. Raises ``AquatintError``."""
         try:
             response = await self._client.get(f"/v2/models/{model}/config")
         except httpx.TransportError as error:
@@ -152,7 +152,7 @@ class AsyncHttpTransport:
         return messages.model_info(response.json().get("parameters", {}), model)
 
     async def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         async with contextlib.aclosing(self.stream(model, request, timeout_s)) as events:
             async for event in events:
                 if isinstance(event, Generation):
@@ -160,7 +160,7 @@ class AsyncHttpTransport:
         raise EngineUnavailable("the server ended the stream without an image")
 
     async def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """One ``generate_stream`` call; leaving the iterator cancels it on the server."""
+        """Make one ``generate_stream`` call; leaving the iterator cancels it on the server."""
         body = messages.request_fields(request, stream=True)
         limits = httpx.Timeout(min(self._options.stall_timeout_s, timeout_s))
         path = f"/v2/models/{model}_stream/generate_stream"
@@ -202,11 +202,11 @@ class AsyncClient:
         await self._transport.close()
 
     async def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model is ready to generate."""
+        """Return whether the model is ready to generate."""
         return await self._transport.is_ready(model or self._options.model)
 
     async def models(self) -> list[ModelInfo]:
-        """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
+        """Describe the configured models, the default first, as the server does; retried. Raises ``AquatintError``."""
         describe = tenacity.AsyncRetrying(**self._options.retrying(self._options.timeout_s)).wraps(
             self._transport.describe
         )
@@ -215,8 +215,9 @@ class AsyncClient:
     async def generate(
         self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
     ) -> Generation:
-        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
-        overload and unavailability are retried within the deadline.
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``.
+
+        Raises ``AquatintError``; overload and unavailability are retried within the deadline.
         """
         request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s

@@ -1,4 +1,4 @@
-"""Requests to Triton tensors and Triton answers to results; shared by every client, no network here."""
+"""Requests to Triton tensors, and Triton answers to results; shared by every client, no network here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aquatint.contract.generation import Event
 from aquatint.contract.model_info import MODEL_INFO_PARAMETER, ModelInfo
 from aquatint.contract.request import GenerationRequest
 
-# PNG files and the description; not the raw pixels.
+# PNG files and the description, not the raw pixels.
 _WANTED = ("png", "info")
 _STATUS_ERRORS: dict[str, type[AquatintError]] = {
     "StatusCode.INVALID_ARGUMENT": errors.InvalidRequest,
@@ -29,14 +29,14 @@ _STATUS_ERRORS: dict[str, type[AquatintError]] = {
 }
 
 
-def request_fields(request: GenerationRequest, stream: bool) -> dict[str, Any]:
-    """The fields to send: those that are set and, but for a stream, those that need none."""
+def request_fields(request: GenerationRequest, *, stream: bool) -> dict[str, Any]:
+    """Select the fields to send: those that are set and, unless streaming, those that need no stream."""
     names = {name for name, tensor in TENSORS.items() if stream or not tensor.stream_only}
     return {name: value for name, value in request.model_dump(include=names).items() if value is not None}
 
 
 def unary_call(model: str, request: GenerationRequest, timeout_s: float) -> dict[str, Any]:
-    """Arguments of a gRPC ``infer``: the client's deadline is the server's too."""
+    """Build the arguments of a gRPC ``infer``: the client's deadline is the server's too."""
     return {
         "model_name": model,
         "inputs": grpc_inputs(request_fields(request, stream=False)),
@@ -47,7 +47,7 @@ def unary_call(model: str, request: GenerationRequest, timeout_s: float) -> dict
 
 
 def stream_call(model: str, request: GenerationRequest, timeout_s: float) -> dict[str, Any]:
-    """Arguments of a gRPC stream request to the model's stream front."""
+    """Build the arguments of a gRPC stream request to the decoupled model."""
     return {
         "model_name": f"{model}_stream",
         "inputs": grpc_inputs(request_fields(request, stream=True)),
@@ -57,7 +57,7 @@ def stream_call(model: str, request: GenerationRequest, timeout_s: float) -> dic
 
 
 def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
-    """Fields as tensors of shape ``(1,)``."""
+    """Convert fields to tensors of shape ``(1,)``."""
     inputs = []
     for name, value in fields.items():
         tensor = InferInput(name, [1], TENSORS[name].datatype)
@@ -68,7 +68,7 @@ def grpc_inputs(fields: Mapping[str, Any]) -> list[InferInput]:
 
 
 def grpc_outputs() -> list[InferRequestedOutput]:
-    """The outputs to ask for."""
+    """List the outputs to ask for."""
     return [InferRequestedOutput(name) for name in _WANTED]
 
 
@@ -86,7 +86,7 @@ def parse_json(answer: Mapping[str, Any]) -> Event:
 
 
 def model_info(parameters: Mapping[str, Any], model: str) -> ModelInfo:
-    """What a front says of itself in the parameters of its Triton configuration. Raises ``ModelNotFound``."""
+    """Read a text-to-image model's description from its Triton configuration. Raises ``ModelNotFound``."""
     try:
         return ModelInfo.model_validate_json(parameters[MODEL_INFO_PARAMETER]["string_value"])
     except (KeyError, TypeError, ValidationError):
@@ -94,7 +94,7 @@ def model_info(parameters: Mapping[str, Any], model: str) -> ModelInfo:
 
 
 def from_text(text: str) -> AquatintError:
-    """The error a server's message stands for."""
+    """Return the error that a server's message stands for."""
     if found := errors.from_wire(text):
         return found
     if "unknown model" in text or "is not found" in text:
@@ -105,13 +105,13 @@ def from_text(text: str) -> AquatintError:
 
 
 def from_triton(error: InferenceServerException) -> AquatintError:
-    """The error a Triton client exception stands for: by its text if ours, else by its gRPC status."""
+    """Return the error that a Triton client exception stands for: by its text if ours, else by its gRPC status."""
     message = error.message() or ""
     found = from_text(message)
     if not isinstance(found, errors.Internal):
         return found
     kind = _STATUS_ERRORS.get(str(error.status()), errors.Internal)
     if kind is errors.EngineUnavailable:
-        # gRPC's own words here are of sockets and addresses.
+        # gRPC's own text here mentions sockets and addresses.
         return kind("the server cannot be reached or is going away")
     return kind(message or "the server gave no reason")

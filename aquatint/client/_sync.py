@@ -29,10 +29,10 @@ class Transport(Protocol):
         """Close the connections."""
 
     def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
 
     def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits. Raises ``AquatintError``."""
+        """Fetch the model's name, defaults and limits. Raises ``AquatintError``."""
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
         """Generate and wait. Raises ``AquatintError``."""
@@ -53,14 +53,14 @@ class GrpcTransport:
         self._client.close()
 
     def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
         try:
             return bool(self._client.is_model_ready(model))
         except InferenceServerException:
             return False
 
     def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits."""
+        """Fetch the model's name, defaults and limits."""
         try:
             answer = self._client.get_model_config(model, as_json=True)
         except InferenceServerException as error:
@@ -68,7 +68,7 @@ class GrpcTransport:
         return messages.model_info(answer["config"].get("parameters", {}), model)
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """One unary call; its deadline is the server's too."""
+        """Make one unary call; its deadline is the server's too."""
         try:
             result = self._client.infer(**messages.unary_call(model, request, timeout_s))
         except InferenceServerException as error:
@@ -78,7 +78,7 @@ class GrpcTransport:
         return event
 
     def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
-        """One call on a stream of its own; leaving the iterator cancels it on the server."""
+        """Make one call on a stream of its own; leaving the iterator cancels it on the server."""
         answers: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         deadline = time.monotonic() + timeout_s
         finished = False
@@ -86,15 +86,15 @@ class GrpcTransport:
         with closing(client):
             client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=timeout_s)
             try:
-                # A stream that has failed by now refuses the call; why it failed is among the answers.
+                # A stream that has already failed refuses the call; the reason is among the answers.
                 with suppress(InferenceServerException):
                     client.async_stream_infer(**messages.stream_call(model, request, timeout_s))
                 for event in self._events(answers, deadline):
                     finished = isinstance(event, Generation)
                     yield event
             finally:
-                # Triton 2.51 never lets go of one in ten streams that are cancelled after their last answer: the
-                # model's version then stays loaded for ever, and the request's trace is lost.
+                # Triton 2.51 never releases one in ten streams that are cancelled after their last answer: the
+                # model's version then stays loaded forever, and the request's trace is lost.
                 client.stop_stream(cancel_requests=not finished)
 
     def _events(
@@ -127,14 +127,14 @@ class HttpTransport:
         self._client.close()
 
     def is_ready(self, model: str) -> bool:
-        """Whether the model is ready."""
+        """Return whether the model is ready."""
         try:
             return self._client.get(f"/v2/models/{model}/ready").status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
     def describe(self, model: str) -> ModelInfo:
-        """The model's name, defaults and limits."""
+        """Fetch the model's name, defaults and limits."""
         try:
             response = self._client.get(f"/v2/models/{model}/config")
         except httpx.TransportError as error:
@@ -144,13 +144,13 @@ class HttpTransport:
         return messages.model_info(response.json().get("parameters", {}), model)
 
     def generate(self, model: str, request: GenerationRequest, timeout_s: float) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         *_, last = self.stream(model, request, timeout_s)
         assert isinstance(last, Generation)
         return last
 
     def stream(self, model: str, request: GenerationRequest, timeout_s: float) -> Iterator[Event]:
-        """One ``generate_stream`` call; leaving the iterator cancels it on the server."""
+        """Make one ``generate_stream`` call; leaving the iterator cancels it on the server."""
         deadline = time.monotonic() + timeout_s
         body = messages.request_fields(request, stream=True)
         limits = httpx.Timeout(min(self._options.stall_timeout_s, timeout_s))
@@ -180,9 +180,9 @@ class HttpTransport:
 
 
 def http_error(status: int, body: bytes) -> AquatintError:
-    """The error in a failed HTTP answer."""
+    """Return the error in a failed HTTP answer."""
     try:
-        # Before its first event a stream's error comes as an event all the same.
+        # Even before the first event, a stream's error arrives as an event.
         return messages.from_text(str(json.loads(body.removeprefix(b"data:"))["error"]))
     except (ValueError, KeyError, TypeError):
         return EngineUnavailable(f"the server answered with status {status}")
@@ -206,19 +206,20 @@ class Client:
         self._transport.close()
 
     def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model is ready to generate."""
+        """Return whether the model is ready to generate."""
         return self._transport.is_ready(model or self._options.model)
 
     def models(self) -> list[ModelInfo]:
-        """The configured models, the default first, as the server describes them, retried. Raises ``AquatintError``."""
+        """Describe the configured models, the default first, as the server does; retried. Raises ``AquatintError``."""
         describe = tenacity.Retrying(**self._options.retrying(self._options.timeout_s)).wraps(self._transport.describe)
         return [describe(model) for model in self._options.models]
 
     def generate(
         self, prompt: str | GenerationRequest, /, *, timeout_s: float | None = None, **fields: Unpack[RequestFields]
     ) -> Generation:
-        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``. Raises ``AquatintError``;
-        overload and unavailability are retried within the deadline.
+        """Generate and wait: ``generate("a fox", seed=7)``, or a whole ``GenerationRequest``.
+
+        Raises ``AquatintError``; overload and unavailability are retried within the deadline.
         """
         request = with_seed(as_request(prompt, **fields))
         timeout_s = timeout_s or self._options.timeout_s

@@ -1,4 +1,4 @@
-"""The caller's trace, handed on to Triton, which continues it (W3C Trace Context)."""
+"""The caller's trace, passed on to Triton, which continues it (W3C Trace Context)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from opentelemetry import propagate
 
 
 def trace_headers() -> dict[str, str]:
-    """``traceparent`` of the current span; empty where nothing is traced."""
+    """Return the current span's ``traceparent``, or nothing where tracing is off."""
     headers: dict[str, str] = {}
     propagate.inject(headers)
     return headers

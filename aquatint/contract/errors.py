@@ -2,7 +2,7 @@
 
     AquatintError
     ├── InvalidRequest        a field is missing, of the wrong type or outside its limit
-    ├── TooLarge              the request's body is larger than the server takes
+    ├── TooLarge              the request's body is larger than the server accepts
     ├── Unauthorized          no or wrong credentials
     ├── Forbidden             the credentials do not allow this
     ├── NotFound
@@ -16,8 +16,8 @@
     ├── HubUnavailable        a model hub cannot be reached or refuses
     ├── OutOfMemory           the device's memory is too small for this request
     ├── ModelRejected         a checkpoint or repository failed parity, checksum, signature or format checks
-    ├── InvalidConfiguration  an option or setting of the server's owner cannot be used
-    ├── DependencyMissing     a package that this needs is not installed
+    ├── InvalidConfiguration  an option or setting chosen by the server's owner cannot be used
+    ├── DependencyMissing     a required package is not installed
     └── Internal              anything else; carries an id to find it in the log
 
 A subclass without a row of its own has its base's, so that a component can add errors of its own. Triton's Python
@@ -49,7 +49,7 @@ class InvalidRequest(AquatintError):
 
 
 class TooLarge(AquatintError):
-    """The request's body is larger than the server takes."""
+    """The request's body is larger than the server accepts."""
 
 
 class Unauthorized(AquatintError):
@@ -61,25 +61,25 @@ class Forbidden(AquatintError):
 
 
 class NotFound(AquatintError):
-    """There is nothing of that name."""
+    """There is nothing by that name."""
 
 
 class ModelNotFound(NotFound):
-    """No model of that name is loaded."""
+    """No model by that name is loaded."""
 
 
 class ImageNotFound(NotFound):
-    """No stored image of that id."""
+    """There is no stored image with that id."""
 
 
 class ConversationNotFound(NotFound):
-    """No conversation of that id."""
+    """There is no conversation with that id."""
 
 
 class Overloaded(AquatintError):
-    """The queue is full. ``retry_after_s`` says when another try makes sense, ``None`` that nobody knows.
+    """The queue is full. ``retry_after_s`` says when to try again; ``None`` means unknown.
 
-    It is the message's last words too, in whole seconds, and so crosses every protocol.
+    It also ends the message, in whole seconds, and so crosses every protocol.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
@@ -89,7 +89,7 @@ class Overloaded(AquatintError):
 
     @classmethod
     def from_text(cls, text: str) -> Overloaded:
-        """The error whose ``str`` is ``text``."""
+        """Make the error whose ``str`` is ``text``."""
         found = _RETRY_AFTER.fullmatch(text)
         return cls(found[1], float(found[2])) if found else cls(text)
 
@@ -111,7 +111,7 @@ class StoreUnavailable(AquatintError):
 
 
 class OutOfMemory(AquatintError):
-    """Too little device memory for this request; the message says what to lower."""
+    """There is too little device memory for this request; the message says what to lower."""
 
 
 class ModelRejected(AquatintError):
@@ -127,11 +127,11 @@ class HubUnavailable(AquatintError):
 
 
 class InvalidConfiguration(AquatintError):
-    """An option or setting of the server's owner cannot be used; the message names it."""
+    """An option or setting chosen by the server's owner cannot be used; the message names it."""
 
 
 class DependencyMissing(AquatintError):
-    """A package that this needs is not installed; the message says what to install."""
+    """A required package is not installed; the message says what to install."""
 
 
 class Internal(AquatintError):
@@ -176,7 +176,7 @@ def mapping(error: AquatintError) -> Mapping:
 
 
 def internal(error: BaseException) -> AquatintError:
-    """Hide an unexpected exception: log it under a fresh id and return an error that shows the id alone.
+    """Hide an unexpected exception: log it under a fresh id and return an error that shows only the id.
 
     Exhausted memory is recognised and returned as ``OutOfMemory``.
     """
@@ -191,12 +191,12 @@ def internal(error: BaseException) -> AquatintError:
 
 
 def from_validation(error: ValidationError) -> InvalidRequest:
-    """One line per wrong field: its name, what was expected and, for short values, what was got."""
+    """Describe each wrong field on a line: its name, what was expected and, for short values, what was given."""
     return from_validation_details(error.errors(include_url=False))
 
 
 def from_validation_details(details: Sequence[Any]) -> InvalidRequest:
-    """The same from pydantic's error details, as FastAPI's ``RequestValidationError`` has them."""
+    """Do the same for pydantic's error details, as in FastAPI's ``RequestValidationError``."""
     lines = []
     for detail in details:
         field = ".".join(str(part) for part in detail["loc"] if part != "body") or "request"
@@ -208,12 +208,12 @@ def from_validation_details(details: Sequence[Any]) -> InvalidRequest:
 
 
 def to_wire(error: AquatintError) -> str:
-    """``Name: message``, the text form that crosses Triton."""
+    """Encode the error as ``Name: message``, the text form that crosses Triton."""
     return f"{type(error).__name__}: {error}"
 
 
 def from_wire(text: str) -> AquatintError | None:
-    """The error that ``to_wire`` wrote somewhere in ``text``, or ``None`` if there is none."""
+    """Make the error that ``to_wire`` wrote somewhere in ``text``, or return ``None`` if there is none."""
     by_name = {kind.__name__: kind for kind in _subclasses(AquatintError)}
     for found in _WIRE.finditer(text):
         if kind := by_name.get(found[1]):
@@ -223,5 +223,5 @@ def from_wire(text: str) -> AquatintError | None:
 
 
 def _subclasses(kind: type[AquatintError]) -> list[type[AquatintError]]:
-    """All of them that are imported: one that only another process knows is no error of this one."""
+    """Yield all of them that are imported: one that only another process knows is not an error here."""
     return [each for direct in kind.__subclasses__() for each in (direct, *_subclasses(direct))]

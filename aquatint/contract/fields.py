@@ -1,4 +1,4 @@
-"""The request contract's fields as other layers need them: tensors, and parameters of a function."""
+"""The request contract's fields as other layers need them: as tensors, and as function parameters."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ TENSORS = _tensor_types()
 
 
 def is_required(name: str) -> bool:
-    """Whether a request must have this field."""
+    """Return whether a request must have this field."""
     return GenerationRequest.model_fields[name].is_required()
 
 
 def parameters(
     exclude: Collection[str] = (), annotate: Callable[[str, Any], Any] = lambda name, annotation: annotation
 ) -> list[inspect.Parameter]:
-    """The fields as parameters of a function with their types, limits, help and defaults.
+    """Make function parameters of the fields, with their types, limits, help and defaults.
 
     ``annotate`` may replace a field's annotation.
     """
@@ -49,10 +49,10 @@ def parameters(
 
 def model_fields(names: Collection[str], *, optional: bool = False) -> dict[str, Any]:
     """Define some of the fields for pydantic's ``create_model``, with ``None`` as default where ``optional``."""
-    return {name: _definition(GenerationRequest.model_fields[name], optional) for name in names}
+    return {name: _definition(GenerationRequest.model_fields[name], optional=optional) for name in names}
 
 
-def _definition(field: FieldInfo, optional: bool) -> Any:
+def _definition(field: FieldInfo, *, optional: bool) -> Any:
     if not optional:
         return field.annotation, field
     kind: Any = field.annotation
@@ -60,7 +60,7 @@ def _definition(field: FieldInfo, optional: bool) -> Any:
 
 
 def take_fields(function: Callable[..., Any], fields: list[inspect.Parameter]) -> None:
-    """Show ``fields`` in place of a function's ``**fields`` to whatever reads its signature."""
+    """Show ``fields`` in place of a function's ``**fields`` to anything that reads its signature."""
     signature = inspect.signature(function, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
     positional = [each for each in own if each.kind != each.KEYWORD_ONLY]

@@ -1,6 +1,6 @@
 """The events that answer a request: ``Progress`` after every step, the ``Generation`` last.
 
-Every server and client speaks of a request in these words; ``wire`` says how they travel.
+Every server and client uses these types; ``wire`` says how they travel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aquatint.contract.request import ResolvedRequest
 
 @dataclass(frozen=True)
 class Progress:
-    """After a denoising step; ``previews`` are small images, one per image of the request, when asked for."""
+    """A denoising step is done; ``previews`` are small images, one per image of the request, if requested."""
 
     step: int
     total_steps: int
@@ -49,5 +49,5 @@ def finished_images(pixels: NDArray[np.uint8], parameters: ResolvedRequest) -> l
 
 
 def preview_images(pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> list[Image]:
-    """Previews, UINT8 ``(images, h, w, 3)``, as images."""
+    """Wrap previews, UINT8 ``(images, h, w, 3)``, as images."""
     return [Image(pixels=each) for each in pixels]

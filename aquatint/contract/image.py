@@ -1,4 +1,4 @@
-"""One image of an answer: pixels or a PNG file, whichever came, made into the other when it is asked for.
+"""One image of an answer: pixels or a PNG file, whichever came; the other is made on demand.
 
 A finished image's PNG carries its parameters: as A1111's ``parameters`` text and as our own JSON.
 """
@@ -36,7 +36,7 @@ class Image:
     ) -> None:
         self._seed = seed
         self._parameters = parameters
-        # What is given fills the cached property of the same name.
+        # Whichever is given fills the cached property of the same name.
         if pixels is not None:
             self.pixels = pixels
         if png is not None:
@@ -55,14 +55,14 @@ class Image:
 
     @property
     def seed(self) -> int:
-        """The seed of this image alone. Raises ``ValueError`` for a preview."""
+        """The seed of this image. Raises ``ValueError`` for a preview."""
         if self._seed is None:
             raise ValueError("a preview has no seed of its own")
         return self._seed
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """UINT8 ``(height, width, 3)``."""
+        """The pixels, UINT8 ``(height, width, 3)``."""
         return np.asarray(self.pil.convert("RGB"))
 
     @cached_property
@@ -79,13 +79,13 @@ class Image:
 
     @property
     def pil(self) -> PILImage.Image:
-        """The image as Pillow has it, with the PNG file's text."""
+        """The image in Pillow's form, with the PNG file's text."""
         image = PILImage.open(io.BytesIO(self.png))
         image.load()
         return image
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the PNG file, whole or not at all; folders are made. Returns its path."""
+        """Write the PNG file, whole or not at all, creating folders as needed; return its path."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -94,7 +94,7 @@ class Image:
 
 
 def read_parameters(png: bytes) -> dict[str, Any]:
-    """Read the parameters from a finished image's PNG file. Raises ``ValueError`` if the file has none."""
+    """Read the parameters from a finished image's PNG file. Raises ``ValueError`` if it has none."""
     with PILImage.open(io.BytesIO(png)) as image:
         image.load()
         text = getattr(image, "text", {}).get(JSON_KEY)

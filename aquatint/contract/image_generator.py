@@ -15,10 +15,10 @@ class ImageGenerator(Protocol):
     """Generates images under the request contract. ``aquatint.client.AsyncClient`` is one."""
 
     async def models(self) -> list[ModelInfo]:
-        """The models that can be asked for, the default first. Raises ``AquatintError``."""
+        """List the available models, the default first. Raises ``AquatintError``."""
 
     async def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model, by default the default one, can generate now."""
+        """Return whether the model (by default the default one) can generate now."""
 
     async def generate(self, request: GenerationRequest, /, *, timeout_s: float | None = None) -> Generation:
         """Generate and wait; cancelling the task stops the generation. Raises ``AquatintError``."""

@@ -9,7 +9,7 @@ MODEL_INFO_PARAMETER = "aquatint_model"
 
 
 class ModelInfo(BaseModel):
-    """A model's name, its defaults, the sizes it generates, in pixels, and its samplers, the default first."""
+    """A model's name, its defaults, the image sizes it generates, in pixels, and its samplers, the default first."""
 
     # A newer server may say more than an older client knows.
     model_config = ConfigDict(extra="ignore", frozen=True)

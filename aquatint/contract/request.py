@@ -1,6 +1,6 @@
 """The request contract, and the one table of its fields.
 
-Name, type, default, limits, help text and tensor type of a field stand in ``GenerationRequest``
+The name, type, default, limits, help text and tensor type of a field are defined in ``GenerationRequest``
 and nowhere else: ``fields`` derives tensors, Triton configurations, command-line options, the MCP tool's schema and the
 images API's body from it, and every server validates with ``parse`` and ``resolve``.
 """
@@ -99,7 +99,7 @@ class GenerationRequest(BaseModel):
 
 
 class RequestFields(TypedDict, total=False):
-    """The fields of ``GenerationRequest`` but the prompt, for type checkers to see as keyword arguments."""
+    """The fields of ``GenerationRequest`` except the prompt, as keyword arguments for type checkers."""
 
     negative_prompt: str
     num_inference_steps: int | None
@@ -128,7 +128,7 @@ class ResolvedRequest(GenerationRequest):
 
     @property
     def uses_guidance(self) -> bool:
-        """Whether classifier-free guidance runs: at a scale of 1 or less it would change nothing useful."""
+        """Whether classifier-free guidance runs: at a scale of 1 or less it has no useful effect."""
         return self.guidance_scale > 1.0
 
     @property
@@ -137,7 +137,7 @@ class ResolvedRequest(GenerationRequest):
         return [(self.seed + index) % (MAX_SEED + 1) for index in range(self.num_images)]
 
     def of_one_image(self) -> dict[str, Any]:
-        """The parameters that make one image again, but for its own seed."""
+        """Return the parameters that generate one image again, except for its own seed."""
         return self.model_dump(exclude={"preview_every", "num_images"}, exclude_none=True)
 
 
@@ -150,7 +150,7 @@ def parse(fields: dict[str, Any]) -> GenerationRequest:
 
 
 def as_request(prompt: str | GenerationRequest, **fields: Unpack[RequestFields]) -> GenerationRequest:
-    """Make a request of a prompt and fields, or change fields of one. Raises ``InvalidRequest``."""
+    """Make a request from a prompt and fields, or change fields of one. Raises ``InvalidRequest``."""
     if isinstance(prompt, GenerationRequest):
         return parse({**prompt.model_dump(), **fields}) if fields else prompt
     return parse({"prompt": prompt, **fields})

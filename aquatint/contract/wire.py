@@ -39,7 +39,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 def encode(event: Event, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-    """An event as those of its output tensors that are wanted; progress has images only where it has previews."""
+    """Encode an event as the requested output tensors; progress has images only where it has previews."""
     images = event.images if isinstance(event, Generation) else event.previews
     tensors: dict[str, NDArray[Any]] = {"info": np.array([json.dumps(_info(event))], np.object_)}
     if isinstance(event, Generation):
@@ -52,7 +52,7 @@ def encode(event: Event, wanted: Collection[str]) -> dict[str, NDArray[Any]]:
 
 
 def decode(tensors: Tensors) -> Event:
-    """The event that ``encode`` made into tensors: ``info``, and ``png`` or ``image`` where there are images."""
+    """Decode the event that ``encode`` made: from ``info``, and ``png`` or ``image`` where there are images."""
     info = json.loads(tensors["info"].reshape(-1)[0])
     files = [base64.b64decode(file) for file in tensors["png"].reshape(-1)] if "png" in tensors else []
     pixels = tensors.get("image")
@@ -68,7 +68,7 @@ def decode(tensors: Tensors) -> Event:
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """An event as Triton's ``generate`` endpoints give it: a single value is no list."""
+    """Convert an event to the JSON of Triton's ``generate`` endpoints, where a single value is not a list."""
     tensors = encode(event, ("info", "png"))
     texts = {
         name: [value.decode() if isinstance(value, bytes) else value for value in tensors[name]] for name in tensors
@@ -77,7 +77,7 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(answer: Mapping[str, Any]) -> Event:
-    """The event in an answer of Triton's ``generate`` endpoints."""
+    """Read the event in an answer of Triton's ``generate`` endpoints."""
     values = {name: answer[name] for name in ("info", "png") if name in answer}
     return decode({name: np.atleast_1d(np.array(value, np.object_)) for name, value in values.items()})
 

@@ -31,7 +31,7 @@ _QUARTER_PI_PARTS = (-0.78515625, -2.4187564849853515625e-4, -3.7748949774459410
 
 
 def randn(shape: tuple[int, ...], seed: int) -> _Array:
-    """``torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`` as FP32.
+    """Compute ``torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`` as FP32.
 
     Only the low 32 bits of ``seed`` reach the generator, as in PyTorch. Raises ``ValueError`` below 16 values, where
     PyTorch uses another algorithm.
@@ -66,7 +66,7 @@ def _box_muller(uniforms: _Array) -> _Array:
 
 
 def _fma(a: _Array, b: _Array | np.float32, c: _Array | np.float32) -> _Array:
-    """``a * b + c`` rounded once to float32.
+    """Compute ``a * b + c``, rounded once to float32.
 
     The product is exact in float64. The sum is rounded to odd, so that rounding again to float32 cannot round twice
     (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
@@ -85,7 +85,7 @@ def _fma(a: _Array, b: _Array | np.float32, c: _Array | np.float32) -> _Array:
 
 
 def _log(x: _Array) -> _Array:
-    """Cephes ``logf`` on (0, 1], in the operation order of ``avx_mathfun.h``."""
+    """Compute Cephes ``logf`` on (0, 1], in the operation order of ``avx_mathfun.h``."""
     bits = x.view(np.int32)
     exponent = ((bits >> 23) - 0x7F).astype(np.float32) + np.float32(1.0)
     mantissa = ((bits & np.int32(0x007FFFFF)) | np.int32(0x3F000000)).view(np.float32)
@@ -102,7 +102,7 @@ def _log(x: _Array) -> _Array:
 
 
 def _sine_cosine(x: _Array) -> tuple[_Array, _Array]:
-    """Cephes ``sinf`` and ``cosf`` of non-negative angles, in the operation order of ``avx_mathfun.h``."""
+    """Compute Cephes ``sinf`` and ``cosf`` of non-negative angles, in the operation order of ``avx_mathfun.h``."""
     octant = (x * np.float32(4.0 / math.pi)).astype(np.int32)
     octant = (octant + 1) & ~1
     negate_sine = (octant & 4) != 0

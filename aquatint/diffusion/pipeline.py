@@ -33,34 +33,34 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class ComponentRunner(Protocol):
-    """Runs one component of the model on named arrays; the only thing an engine has to provide."""
+    """Runs one component of the model on named arrays; all that an engine has to provide."""
 
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         """Run ``component`` on a batch. Raises ``AquatintError``."""
 
 
 class ImagePipeline(Protocol):
-    """Generates whole requests step by step: ``Pipeline``, or anything that cannot be run component by component."""
+    """Generates whole requests step by step: ``Pipeline``, or a model that cannot be run component by component."""
 
     @property
     def info(self) -> ModelInfo:
-        """What callers may know of the model."""
+        """What callers may know about the model."""
 
     @property
     def cache_counts(self) -> tuple[int, int]:
-        """Prompts found encoded and prompts encoded so far."""
+        """The numbers of prompts found encoded and of prompts encoded so far."""
 
     def run(
         self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
     ) -> Generator[Event, None, None]:
         """Yield ``Progress`` after every step and the ``Generation`` last.
 
-        ``raise_if_cancelled`` is called again and again; what it raises ends the run. So does closing the generator.
+        ``raise_if_cancelled`` is called repeatedly; what it raises ends the run. So does closing the generator.
         """
 
 
 class EncodingCache:
-    """Conditionings by prompt, least recently used dropped first, limited in bytes. Safe for many threads."""
+    """Conditionings by prompt, limited in bytes, the least recently used dropped first. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: LRUCache[str, Conditioning] = LRUCache(max_bytes, getsizeof=lambda entry: entry.nbytes)
@@ -69,7 +69,7 @@ class EncodingCache:
         self.misses = 0
 
     def get(self, prompt: str, encode: Callable[[str], Conditioning]) -> Conditioning:
-        """The conditioning of ``prompt``, encoded now if it is not cached."""
+        """Return the conditioning of ``prompt``, encoding it now if it is not cached."""
         with self._lock:
             found = self._entries.get(prompt)
             self.hits += found is not None
@@ -78,7 +78,7 @@ class EncodingCache:
             return found
         conditioning = encode(prompt)
         with self._lock:
-            # An entry larger than the whole cache is simply not kept.
+            # An entry larger than the whole cache is not kept.
             if conditioning.nbytes <= self._entries.maxsize:
                 self._entries[prompt] = conditioning
         return conditioning
@@ -87,7 +87,9 @@ class EncodingCache:
 class Pipeline:
     """One served model: its numbers, tokenizers, scheduler and encoding cache, over a ``ComponentRunner``."""
 
-    def __init__(self, served: ServedModel, folder: Path, runner: ComponentRunner, cache_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, served: ServedModel, folder: Path, runner: ComponentRunner, *, cache_bytes: int = 64 << 20
+    ) -> None:
         self.served = served
         self.family = families.registry()[served.family]
         self.scheduler = FlowMatchConfig.from_diffusers(served.scheduler)
@@ -120,7 +122,9 @@ class Pipeline:
         sigmas, timesteps = sampler.schedule.sigmas, sampler.schedule.timesteps
         for index, timestep in enumerate(timesteps):
             raise_if_cancelled()
-            velocity = self._guided(latents, timestep, prompt_embeds, pooled, request, index)
+            velocity = self._guided(
+                latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled, request=request, step=index
+            )
             wanted = request.preview_every and (index + 1) % request.preview_every == 0
             previews = self._previews(latents - sigmas[index] * velocity) if wanted else []
             latents = sampler.step(latents, velocity, index)
@@ -140,12 +144,12 @@ class Pipeline:
 
     @property
     def info(self) -> ModelInfo:
-        """What callers may know of the model."""
+        """What callers may know about the model."""
         return self.served.info().model_copy(update={"samplers": self._samplers})
 
     @property
     def cache_counts(self) -> tuple[int, int]:
-        """Prompts found encoded and prompts encoded so far."""
+        """The numbers of prompts found encoded and of prompts encoded so far."""
         return self.cache.hits, self.cache.misses
 
     def encode(self, prompt: str) -> Conditioning:
@@ -163,23 +167,25 @@ class Pipeline:
         self,
         latents: NDArray[np.float32],
         timestep: np.float32,
+        *,
         prompt_embeds: NDArray[np.float32],
         pooled: NDArray[np.float32],
         request: ResolvedRequest,
         step: int,
     ) -> NDArray[np.float32]:
-        """Velocity of every image in one step, all kinds of guidance in one batch."""
+        """Predict the velocity of every image in one step, with all kinds of guidance in one batch."""
         if not request.uses_guidance:
-            return self.denoise(latents, timestep, prompt_embeds, pooled)
+            return self.denoise(latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled)
         skipping = self.served.skip_layer_guidance
         if skipping is None or not skipping.applies(step, request.num_inference_steps):
-            unconditional, conditional = np.split(self.denoise(latents, timestep, prompt_embeds, pooled), 2)
+            velocity = self.denoise(latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled)
+            unconditional, conditional = np.split(velocity, 2)
             return guide(unconditional, conditional, request.guidance_scale)
         count = len(latents)
-        # Once more the conditional rows, now without some layers.
+        # The conditional rows again, now without some layers.
         embeds = np.concatenate([prompt_embeds, prompt_embeds[count:]])
         pooled = np.concatenate([pooled, pooled[count:]])
-        velocity = self.denoise(latents, timestep, embeds, pooled, skipped_rows=count)
+        velocity = self.denoise(latents, timestep, prompt_embeds=embeds, pooled=pooled, skipped_rows=count)
         unconditional, conditional, skipped = np.split(velocity, 3)
         guided = guide(unconditional, conditional, request.guidance_scale)
         return guided + np.float32(skipping.scale) * (conditional - skipped)
@@ -188,11 +194,12 @@ class Pipeline:
         self,
         latents: NDArray[np.float32],
         timestep: np.float32,
+        *,
         prompt_embeds: NDArray[np.float32],
         pooled: NDArray[np.float32],
         skipped_rows: int = 0,
     ) -> NDArray[np.float32]:
-        """Velocity for every row, FP32 ``(rows, channels, h, w)``: one transformer call per ``max_batch_size`` rows.
+        """Predict the velocity of every row, FP32 ``(rows, channels, h, w)``, at most ``max_batch_size`` rows per call.
 
         The last ``skipped_rows`` go without the layers of skip-layer guidance.
         """
@@ -204,7 +211,7 @@ class Pipeline:
         return self._run_in_batches("transformer", inputs, "noise_pred")
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Latents to images, UINT8 ``(n, height, width, 3)``."""
+        """Decode latents to images, UINT8 ``(n, height, width, 3)``."""
         scaled = self.family.decoder_input(self.served, latents)
         sample = self._run_in_batches("vae_decoder", {"latent_sample": scaled}, "sample")
         if not np.isfinite(sample).all():

@@ -1,4 +1,4 @@
-"""The linear latent-to-RGB map that makes previews: least squares on random images through the VAE's encoder."""
+"""The linear latent-to-RGB map behind previews: least squares on random images through the VAE's encoder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def fit_preview_factors(encode: Encode, scale_factor: int) -> NDArray[np.float64]:
-    """``(latent channels + 1, 3)`` so that ``[scaled latents, 1] @ factors`` is RGB in 0..1, the last row the offset.
+    """Fit ``(latent channels + 1, 3)`` factors: ``[scaled latents, 1] @ factors`` is RGB in 0..1.
 
-    ``encode`` takes FP32 images ``(1, 3, 128, 128)`` in -1..1 to the latents a denoiser sees. The images are random
-    colour fields at several scales: they span what a blurred image can look like.
+    The last row is the offset. ``encode`` maps FP32 images ``(1, 3, 128, 128)`` in -1..1 to the latents a denoiser
+    sees. The images are random colour fields at several scales: they span what a blurred image can look like.
     """
     chance = np.random.default_rng(0)
     images = [_colour_field(side, chance) for side in _COARSE_SIDES for _ in range(_IMAGES)]
@@ -34,7 +34,7 @@ def fit_preview_factors(encode: Encode, scale_factor: int) -> NDArray[np.float64
 
 
 def preview(latents: NDArray[np.float32], factors: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A linear guess of the images, UINT8 ``(n, h, w, 3)`` at the resolution of the latents ``(n, c, h, w)``."""
+    """Guess the images linearly, UINT8 ``(n, h, w, 3)`` at the resolution of the latents ``(n, c, h, w)``."""
     rgb = np.einsum("nchw,cr->nhwr", latents, factors[:-1].astype(np.float32)) + factors[-1].astype(np.float32)
     pixels: NDArray[np.uint8] = np.rint(np.clip(rgb, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
     return pixels

@@ -1,4 +1,4 @@
-"""Prompts to token ids, and what encoding them gives. No model runs here."""
+"""Prompts to token ids, and the results of encoding them. No model runs here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EncoderOutput:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the transformer is told of one prompt.
+    """What conditions the transformer on one prompt.
 
     ``prompt_embeds`` is FP32 ``(tokens, joint_attention_dim)``, ``pooled`` FP32 ``(pooled_projection_dim,)`` and
     ``dropped_tokens`` the largest number of tokens any encoder had to cut off.
@@ -42,7 +42,7 @@ class Conditioning:
 
     @property
     def nbytes(self) -> int:
-        """Memory the arrays take, for cache accounting."""
+        """The memory the arrays take, for cache accounting."""
         return self.prompt_embeds.nbytes + self.pooled.nbytes
 
 
@@ -60,7 +60,7 @@ class PromptTokenizer:
         }
 
     def __call__(self, component: str, prompt: str) -> TokenIds:
-        """Token ids of ``prompt`` for one text encoder."""
+        """Tokenize ``prompt`` for one text encoder."""
         encoding = self._tokenizers[component].encode(prompt)
         dropped = sum(sum(1 for special in rest.special_tokens_mask if not special) for rest in encoding.overflowing)
         return TokenIds(np.array([encoding.ids], np.int64), dropped)

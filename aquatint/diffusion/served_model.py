@@ -1,4 +1,4 @@
-"""What generating needs to know about a model: written by the export, read where the model is served."""
+"""What generation needs to know about a model: written by the export, read where the model is served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SkipLayerGuidance(BaseModel):
     stop: float = 0.2
 
     def applies(self, step: int, total_steps: int) -> bool:
-        """Whether it is used in ``step``, counted from 0."""
+        """Return whether it is used in ``step``, counted from 0."""
         return total_steps * self.start < step < total_steps * self.stop
 
 
@@ -68,15 +68,15 @@ class ServedModel(ModelInfo):
     components: str | None = None
 
     def triton_model(self, component: str) -> str:
-        """The Triton model that is ``component``."""
+        """Return the name of the Triton model that runs ``component``."""
         return f"{self.components or self.name}_{component}"
 
     def info(self) -> ModelInfo:
-        """The part that is for callers."""
+        """Return the part that callers may see."""
         return ModelInfo.model_validate(self.model_dump(include=set(ModelInfo.model_fields)))
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """``(channels, height, width)`` of the latents of an image."""
+        """Return the ``(channels, height, width)`` of an image's latents."""
         return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
 
 

@@ -55,7 +55,7 @@ def image_files(store: ImageStore, caller: CallerOf) -> APIRouter:
         who: Caller = Depends(caller),
     ) -> JSONResponse:
         """The caller's pictures, newest first; ``query`` are words of the prompt."""
-        page = await store.page(who.sees, limit, cursor, query)
+        page = await store.page(who.sees, limit=limit, cursor=cursor, query=query)
         body = {"images": [describe(store, image) for image in page.images], "next_cursor": page.next_cursor}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 

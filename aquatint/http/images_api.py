@@ -156,7 +156,9 @@ async def _answer(body: ImagesBody, generation: Generation, store: ImageStore | 
         entry: dict[str, Any] = {"seed": image.seed}
         if body.response_format == "url" and store is not None:
             parameters = generation.parameters.of_one_image()
-            stored = await store.put(converted, body.output_format, parameters, image.seed, who.name)
+            stored = await store.put(
+                converted, body.output_format, parameters=parameters, seed=image.seed, owner=who.name
+            )
             entry["url"] = store.url(stored)
             entry["stored"] = "local" if stored.local else "store"
         else:

@@ -1,4 +1,4 @@
-"""PNG images in other formats and sizes; the parameters stay inside the file."""
+"""PNG images in other formats and sizes; the parameters stay in the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DEFAULT_QUALITY = 90
 
 
 def convert(png: bytes, image_format: Format, quality: int | None = None) -> bytes:
-    """An image as PNG (unchanged), JPEG or WebP of ``quality`` 1..100, its A1111 text as EXIF's UserComment."""
+    """Convert to PNG (unchanged), JPEG or WebP of ``quality`` 1..100, with the A1111 text as EXIF's UserComment."""
     if image_format == "png":
         return png
     buffer = io.BytesIO()
@@ -32,7 +32,7 @@ def convert(png: bytes, image_format: Format, quality: int | None = None) -> byt
 
 
 def resize(png: bytes, width: int, height: int) -> bytes:
-    """A PNG smoothly resized to ``width`` by ``height``, without its parameters."""
+    """Resize a PNG smoothly to ``width`` by ``height``, without its parameters."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).save(buffer, "PNG")
@@ -40,7 +40,7 @@ def resize(png: bytes, width: int, height: int) -> bytes:
 
 
 def fit(png: bytes, max_bytes: int) -> tuple[bytes, Format]:
-    """The image as it is if it has at most ``max_bytes``, else as a JPEG made small enough."""
+    """Return the image as it is if it has at most ``max_bytes``, else as a JPEG made small enough."""
     if len(png) <= max_bytes:
         return png, "png"
     with Image.open(io.BytesIO(png)) as image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from aquatint.contract.errors import StoreUnavailable
-from aquatint.images.store import ImageStore
+from aquatint.images.store import ImageStore, StoreOptions
 from aquatint.settings import StorageSettings
 from aquatint.storage.objects import FileObjects
 from aquatint.storage.open import open_s3
@@ -15,7 +15,7 @@ _ID_KEY_FILE = ".id-key"
 
 
 def open_image_store(settings: StorageSettings, public_url: str) -> ImageStore:
-    """Keep images in S3 when a bucket is set, with the local folder to fall back on; else in the local folder.
+    """Keep images in S3 if a bucket is set, with the local folder as a fallback; else in the local folder.
 
     Raises ``StoreUnavailable`` when the local folder cannot be used or boto3 is missing.
     """
@@ -24,9 +24,9 @@ def open_image_store(settings: StorageSettings, public_url: str) -> ImageStore:
         ImageStore,
         id_key=_id_key(settings),
         public_url=public_url,
-        ttl_s=settings.ttl_s or None,
-        quota_bytes=settings.quota_bytes or None,
-        presigned=settings.presigned,
+        options=StoreOptions(
+            ttl_s=settings.ttl_s or None, quota_bytes=settings.quota_bytes or None, presigned=settings.presigned
+        ),
     )
     if settings.bucket is None:
         return open_store(local)
@@ -34,7 +34,7 @@ def open_image_store(settings: StorageSettings, public_url: str) -> ImageStore:
 
 
 def _id_key(settings: StorageSettings) -> bytes:
-    """The secret behind image ids: set, or made once and kept beside the images, readable by its owner alone."""
+    """Return the secret behind image ids: as set, or created once and kept beside the images for its owner only."""
     if settings.id_key is not None:
         return settings.id_key.get_secret_value().encode()
     try:

@@ -1,8 +1,8 @@
 """Finished images: put, get, list, delete, expire.
 
 An image is two objects, ``images/<id>.<format>`` and ``images/<id>.json``. The JSON is written last and deleted first:
-only an image that has one exists, so a crash between any two writes leaves nothing half. The id is an HMAC of the
-bytes, equal for equal images and not to be guessed, and proves in a clean-up that the object is ours.
+an image exists only if it has one, so a crash between any two writes leaves nothing half done. The id is an HMAC of the
+bytes, equal for equal images and unguessable, and proves in a clean-up that the object is ours.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,14 +28,14 @@ _log = logging.getLogger("aquatint.storage")
 _PREFIX = "images/"
 _ID = re.compile(r"[0-9a-f]{40}")
 _OBJECT = re.compile(rf"{_PREFIX}({_ID.pattern})\.(png|jpeg|webp|json)")
-# An image whose metadata did not follow within this time was left by a crash.
+# An image whose metadata did not follow within this time is debris of a crash.
 _ORPHAN_AFTER_S = 3600.0
 _MADE_BY = "aquatint"
 _LONGEST_PRESIGN_S = 7 * 24 * 3600
 
 
 class StoredImage(BaseModel):
-    """The metadata beside an image. Times are seconds since the epoch; ``local`` means not in the object store yet."""
+    """The metadata beside an image. Times are seconds since the epoch; ``local`` means not yet in the object store."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -57,12 +58,12 @@ class StoredImage(BaseModel):
 
     @property
     def key(self) -> str:
-        """Where the bytes are."""
+        """The key of the image's bytes."""
         return f"{_PREFIX}{self.id}.{self.format}"
 
     @property
     def metadata_key(self) -> str:
-        """Where this description is."""
+        """The key of this description."""
         return f"{_PREFIX}{self.id}.json"
 
 
@@ -76,7 +77,7 @@ class ImagePage(BaseModel):
 class _Shelf:
     """The images of one object store, and an index of their metadata. Blocking calls."""
 
-    def __init__(self, objects: ObjectStore, id_key: bytes, local: bool) -> None:
+    def __init__(self, objects: ObjectStore, id_key: bytes, *, local: bool) -> None:
         self.objects = objects
         self._id_key = id_key
         self._local = local
@@ -111,7 +112,7 @@ class _Shelf:
         self._index.pop(image.id, None)
 
     def images(self) -> list[StoredImage]:
-        """All images now in the store; only metadata not seen before is read."""
+        """List all images now in the store; only metadata not seen before is read."""
         found = [match for info in self.objects.list(_PREFIX) if (match := _OBJECT.fullmatch(info.key))]
         present = {match[1] for match in found if match[2] == "json"}
         # Copies, because other threads put and delete meanwhile.
@@ -146,15 +147,26 @@ class _Shelf:
 
 
 def image_id_of(id_key: bytes, data: bytes) -> str:
-    """The id of an image: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, as hex."""
+    """Compute the id of an image: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, as hex."""
     return hmac.new(id_key, data, hashlib.sha256).hexdigest()[:40]
 
 
-class ImageStore:
-    """Images in ``objects``. When that store fails they are kept in ``local`` and moved over by a later ``sweep``.
+@dataclass(frozen=True)
+class StoreOptions:
+    """How long and how much to keep, and whether ``url`` gives signed URLs of the object store.
 
-    ``ttl_s`` is the life of an image; ``quota_bytes`` limits what one owner may keep, the oldest leave first.
-    ``public_url`` is where ``/images`` of this server is reached. All calls are safe to make concurrently.
+    ``ttl_s`` is the lifetime of an image; ``quota_bytes`` limits what one owner may keep, the oldest going first.
+    """
+
+    ttl_s: float | None = None
+    quota_bytes: int | None = None
+    presigned: bool = False
+
+
+class ImageStore:
+    """Keeps images in ``objects``. If that store fails they are kept in ``local``, and a later ``sweep`` moves them.
+
+    ``public_url`` is where this server's ``/images`` is reached. All calls may be made concurrently.
     """
 
     def __init__(
@@ -162,25 +174,22 @@ class ImageStore:
         objects: ObjectStore,
         id_key: bytes,
         public_url: str,
+        *,
         local: ObjectStore | None = None,
-        ttl_s: float | None = None,
-        quota_bytes: int | None = None,
-        presigned: bool = False,
+        options: StoreOptions | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._id_key = id_key
         self._main = _Shelf(objects, id_key, local=False)
         self._spare = _Shelf(local, id_key, local=True) if local is not None else None
         self._public_url = public_url.rstrip("/")
-        self._ttl_s = ttl_s
-        self._quota_bytes = quota_bytes
-        self._presigned = presigned
+        self._options = options or StoreOptions()
         self._now = now
 
     async def put(
-        self, data: bytes, image_format: str, parameters: dict[str, Any], seed: int, owner: str
+        self, data: bytes, image_format: str, *, parameters: dict[str, Any], seed: int, owner: str
     ) -> StoredImage:
-        """Keep an image; putting the same bytes again renews its life.
+        """Keep an image; putting the same bytes again renews its lifetime.
 
         Raises ``StoreUnavailable`` only when neither the store nor the local folder takes it.
         """
@@ -194,7 +203,7 @@ class ImageStore:
             parameters=parameters,
             owner=owner,
             created_at=now,
-            expires_at=None if self._ttl_s is None else now + self._ttl_s,
+            expires_at=None if self._options.ttl_s is None else now + self._options.ttl_s,
         )
         try:
             stored = await asyncio.to_thread(self._main.put, image, data)
@@ -203,19 +212,21 @@ class ImageStore:
                 raise
             _log.warning("the image store failed; the image is kept locally", exc_info=True)
             return await asyncio.to_thread(self._spare.put, image, data)
-        if self._quota_bytes is not None:
-            await asyncio.to_thread(self._enforce_quota, owner, self._quota_bytes)
+        if self._options.quota_bytes is not None:
+            await asyncio.to_thread(self._enforce_quota, owner, self._options.quota_bytes)
         return stored
 
     async def get(self, image_id: str) -> tuple[StoredImage, bytes]:
-        """An image's description and bytes. Raises ``ImageNotFound`` (also when expired) or ``StoreUnavailable``."""
+        """Fetch a description and bytes. Raises ``ImageNotFound`` (also when expired) or ``StoreUnavailable``."""
         image, data = await asyncio.to_thread(self._find, _checked(image_id))
         if self._expired(image):
             raise ImageNotFound("no image of that id")
         return image, data
 
-    async def page(self, owner: str | None, limit: int = 50, cursor: str | None = None, query: str = "") -> ImagePage:
-        """Images of ``owner`` (of everyone for ``None``) whose prompt has all words of ``query``, newest first."""
+    async def page(
+        self, owner: str | None, *, limit: int = 50, cursor: str | None = None, query: str = ""
+    ) -> ImagePage:
+        """List images of ``owner`` (``None``: everyone's) whose prompt has all words of ``query``, newest first."""
         images = await asyncio.to_thread(self._all)
         words = query.lower().split()
         wanted = [
@@ -230,22 +241,22 @@ class ImageStore:
         return ImagePage(images=page, next_cursor=_position(page[-1]) if len(wanted) > limit else None)
 
     async def delete(self, image_id: str, owner: str | None) -> None:
-        """Remove an image of ``owner`` (of anyone for ``None``). Raises ``ImageNotFound``, also if it is another's."""
+        """Remove an image of ``owner`` (``None``: anyone's). Raises ``ImageNotFound``, also if it is someone else's."""
         await asyncio.to_thread(self._delete, _checked(image_id), owner)
 
     async def sweep(self) -> int:
-        """Remove expired images and orphans, move local images to the store; returns how many were removed."""
+        """Remove expired images and orphans, move local images to the store; return how many were removed."""
         return await asyncio.to_thread(self._sweep)
 
     async def check(self) -> None:
-        """Raises ``StoreUnavailable`` if images cannot be stored now."""
+        """Raise ``StoreUnavailable`` if images cannot be stored now."""
         await asyncio.to_thread(self._main.objects.check)
 
     def url(self, image: StoredImage) -> str:
-        """Where the image can be fetched: this server, or the object store itself by a signed URL."""
-        if self._presigned and not image.local:
-            left = _LONGEST_PRESIGN_S if image.expires_at is None else image.expires_at - self._now()
-            url = self._main.objects.presign(image.key, int(min(max(left, 1), _LONGEST_PRESIGN_S)))
+        """Return where the image can be fetched: this server, or the object store itself by a signed URL."""
+        if self._options.presigned and not image.local:
+            remaining_s = _LONGEST_PRESIGN_S if image.expires_at is None else image.expires_at - self._now()
+            url = self._main.objects.presign(image.key, int(min(max(remaining_s, 1), _LONGEST_PRESIGN_S)))
             if url is not None:
                 return url
         return f"{self._public_url}/images/{image.id}"
@@ -326,7 +337,7 @@ def _checked(image_id: str) -> str:
 
 
 def _position(image: StoredImage) -> str:
-    """A cursor that sorts like ``_newest_first``."""
+    """Return a cursor that sorts like ``_newest_first``."""
     return f"{math.floor((1e11 - image.created_at) * 1000):015d}-{image.id}"
 
 

@@ -1,4 +1,4 @@
-"""The embedded Triton server: find a ``tritonserver``, lay out its backends, run it on loopback and watch over it."""
+"""The embedded Triton server: find a ``tritonserver``, lay out its backends, run it on loopback and supervise it."""
 
 from aquatint.server.locate import Installation, locate
 from aquatint.server.process import TritonServer

@@ -23,11 +23,11 @@ class Installation:
     wheel: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """The process environment: our Python first on the PATH, and the libraries the wheel needs."""
+        """Build the process environment: our Python first on the PATH, and the libraries the wheel needs."""
         environment = dict(os.environ)
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
         environment["PYTHONUNBUFFERED"] = "1"
-        # One BLAS thread: the fronts' small numpy sums must not compete with the engine for cores.
+        # One BLAS thread: the text-to-image models' small numpy sums must not compete with the engine for cores.
         environment.setdefault("OMP_NUM_THREADS", "1")
         if self.wheel is not None:
             libraries = [sysconfig.get_config_var("LIBDIR"), str(self.wheel.parent / "nvidia_pytriton.libs")]
@@ -36,12 +36,12 @@ class Installation:
         return environment
 
     def cache_directory(self) -> Path | None:
-        """Where the wheel keeps its response caches; ``None`` leaves Triton's default."""
+        """Return where the wheel keeps its response caches; ``None`` means Triton's default."""
         return self.wheel / "tritonserver" / "caches" if self.wheel is not None else None
 
 
 def locate(configured: Path | None) -> Installation:
-    """The configured binary, else one on the PATH, else the nvidia-pytriton wheel's.
+    """Find the configured binary, else one on the PATH, else the nvidia-pytriton wheel's.
 
     Raises ``EngineUnavailable`` saying what to install.
     """
@@ -66,7 +66,7 @@ def _wheel_of(binary: Path) -> Path | None:
 
 
 def lay_out_backends(installation: Installation, folder: Path) -> None:
-    """Fill ``folder`` with the ``python`` backend (copied, as Triton needs it) and links to our own backends.
+    """Fill ``folder`` with the ``python`` backend (copied, as Triton requires) and links to our own backends.
 
     Raises ``EngineUnavailable`` when the wheel has no stub for this Python.
     """
@@ -89,6 +89,6 @@ def lay_out_backends(installation: Installation, folder: Path) -> None:
 
 
 def own_backends() -> list[Path]:
-    """The folders of our python-based backends."""
+    """List the folders of our python-based backends."""
     root = Path(str(resources.files("aquatint_backends")))
     return sorted(path.parent for path in root.glob("*/model.py"))

@@ -1,4 +1,4 @@
-"""Run one tritonserver process: start, wait until ready, stream its log, probe and repair it, stop it cleanly."""
+"""Run one tritonserver process: start it, wait until ready, stream its log, probe and repair it, stop it cleanly."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class TritonServer:
         repository: Path,
         settings: ServerSettings,
         log: Callable[[str], None] = lambda line: None,
+        *,
         verify: bool = True,
     ) -> None:
         self.settings = _with_free_ports(settings)
@@ -80,7 +81,7 @@ class TritonServer:
 
     @property
     def metrics_url(self) -> str:
-        """The Prometheus endpoint."""
+        """The URL of the Prometheus endpoint."""
         return f"http://{self.settings.host}:{self.settings.metrics_port}/metrics"
 
     @property
@@ -92,7 +93,7 @@ class TritonServer:
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """HTTP headers that open the restricted protocols."""
+        """The HTTP headers that open the restricted protocols."""
         return {"admin-key": self._admin_key}
 
     def __enter__(self) -> TritonServer:
@@ -105,7 +106,7 @@ class TritonServer:
         self.stop()
 
     def start(self) -> None:
-        """Start and wait until every model is ready. The server ends with the thread that calls this, at the latest.
+        """Start and wait until every model is ready. The server ends no later than the thread that calls this.
 
         Raises ``BundleRejected`` for a damaged repository and ``EngineUnavailable`` with the server's last words.
         """
@@ -129,7 +130,7 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Its own process group, so that Ctrl-C reaches us alone and we stop it in order.
+            # A process group of its own, so that Ctrl-C reaches only us and we can stop it in order.
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
         )
@@ -143,7 +144,7 @@ class TritonServer:
             raise
 
     def stop(self) -> None:
-        """End the server and its Python backends, and remove what an unclean end leaves in shared memory."""
+        """Stop the server and its Python backends, and remove what an unclean end leaves in shared memory."""
         if self._process is not None:
             self._end_process(self._process)
             if self._reader is not None:
@@ -159,11 +160,11 @@ class TritonServer:
             self._scratch = None
 
     def is_running(self) -> bool:
-        """Whether the process is alive."""
+        """Return whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
-        """Whether the server says that it and all its models are ready."""
+        """Return whether the server says that it and all its models are ready."""
         try:
             with self._client() as client:
                 return bool(client.is_server_ready(headers=self.admin_headers))
@@ -171,7 +172,7 @@ class TritonServer:
             return False
 
     def reload(self, model: str) -> None:
-        """Unload and load one model: the only cure for a Python backend process that died.
+        """Unload and load one model: the only cure for a Python backend process that has died.
 
         Raises ``EngineUnavailable`` if model control is off or the model does not come back.
         """
@@ -185,8 +186,8 @@ class TritonServer:
     def watch(self, probe: Callable[[], None], stopping: threading.Event) -> None:
         """Probe the server until ``stopping`` is set, and repair what the probe finds broken.
 
-        ``probe`` should draw something and raise ``AquatintError`` when it cannot. Raises ``EngineUnavailable`` when
-        the server ended and does not start again.
+        ``probe`` should generate something and raise ``AquatintError`` when it cannot. Raises ``EngineUnavailable``
+        when the server has ended and does not start again.
         """
         while not stopping.wait(self.settings.probe_every_s):
             try:
@@ -199,10 +200,10 @@ class TritonServer:
                 self.repair()
 
     def repair(self) -> list[str]:
-        """Reload every model whose Python backend process is gone; returns their names.
+        """Reload every model whose Python backend process is gone; return their names.
 
-        Triton never restarts such a process and still calls its model ready. A front killed amid its calls to other
-        models can take the whole server with it: then the server is started again.
+        Triton never restarts such a process and still calls its model ready. A text-to-image model killed amid its
+        calls to other models can take the whole server down with it; the server is then started again.
         """
         if not self.is_running():
             _log.error("tritonserver ended unexpectedly and is started again: %s", self.last_words())
@@ -220,14 +221,14 @@ class TritonServer:
         return dead
 
     def last_words(self) -> str:
-        """What the server said was wrong, or else the last lines of its log."""
+        """Return what the server said was wrong, or else the last lines of its log."""
         return "\n".join(self._complaints or self._tail)
 
     def _models(self) -> list[str]:
         return sorted(path.parent.name for path in self._repository.glob("*/config.pbtxt"))
 
     def _backend_processes(self) -> dict[str, int]:
-        """Model name to the id of its living Python backend process."""
+        """Map each model name to the id of its living Python backend process."""
         found = {}
         for child in psutil.Process(self.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -305,12 +306,12 @@ class TritonServer:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end the server when this process is killed outright (Linux prctl, PR_SET_PDEATHSIG)."""
+    """Make the kernel end the server when this process is killed outright (Linux prctl, PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _with_free_ports(settings: ServerSettings) -> ServerSettings:
-    """Replace every port 0 by a free one."""
+    """Replace every port 0 with a free one."""
     names = ("http_port", "grpc_port", "metrics_port")
     with contextlib.ExitStack() as stack:
         chosen = {name: _free_port(settings.host, stack) for name in names if getattr(settings, name) == 0}

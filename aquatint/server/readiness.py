@@ -12,7 +12,7 @@ _POLL_S = 0.5
 
 
 def is_ready(url: str) -> bool:
-    """Whether ``url`` answers with success."""
+    """Return whether ``url`` answers with success."""
     try:
         return httpx.get(url, timeout=5.0).is_success
     except httpx.HTTPError:
@@ -20,7 +20,7 @@ def is_ready(url: str) -> bool:
 
 
 def wait_until_ready(url: str, within_s: float) -> None:
-    """Wait until ``url`` answers with success. Raises ``EngineUnavailable`` when it does not in time."""
+    """Wait until ``url`` answers with success. Raises ``EngineUnavailable`` if it does not in time."""
     deadline = time.monotonic() + within_s
     while not is_ready(url):
         if time.monotonic() > deadline:

@@ -21,12 +21,12 @@ _ABANDONED_AFTER_S = 3600.0
 
 
 class ObjectNotFound(Exception):
-    """No object of that key."""
+    """There is no object with that key."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing says of an object. ``modified`` is in seconds since the epoch."""
+    """What a listing says about an object. ``modified`` is in seconds since the epoch."""
 
     key: str
     size: int
@@ -37,46 +37,46 @@ class ObjectStore(Protocol):
     """Blocking calls. Every method raises ``StoreUnavailable`` when the store cannot be used."""
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Write or replace an object; a reader sees the old one or the new one whole, never a part."""
+        """Write or replace an object; a reader sees the whole old one or the whole new one, never a part."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object only if there is none of that key; whether it was written. One of several callers wins."""
+        """Write an object only if its key is not taken; return whether it was written. One of several callers wins."""
 
     def upload(self, key: str, path: Path) -> None:
-        """``put`` of a file of any size."""
+        """Put a file of any size."""
 
     def get(self, key: str) -> bytes:
         """Read an object. Raises ``ObjectNotFound``."""
 
     def download(self, key: str, path: Path) -> None:
-        """``get`` of an object of any size into a file. Raises ``ObjectNotFound``."""
+        """Get an object of any size into a file. Raises ``ObjectNotFound``."""
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there."""
+        """Remove an object if it is there."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key starts with ``prefix``."""
+        """List all objects whose key starts with ``prefix``."""
 
     def presign(self, key: str, expires_s: int) -> str | None:
-        """A URL from which anyone can read the object until it expires; ``None`` if the store has none."""
+        """Return a URL where anyone can read the object until it expires, or ``None`` if the store has none."""
 
     def check(self) -> None:
-        """Raises ``StoreUnavailable`` if the store cannot be used now."""
+        """Raise ``StoreUnavailable`` if the store cannot be used now."""
 
 
 class FileObjects:
-    """Objects as files under ``root``; written aside and renamed, so that a crash leaves no half file in place."""
+    """Objects as files under ``root``, written to a temporary name and renamed, so that a crash leaves no half file."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._partial = root / _PARTIAL
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Write aside, flush to the disk, rename."""
+        """Write to a temporary name, flush to the disk, rename."""
         self._write(key, io.BytesIO(data), Path.replace)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write aside, then link: unlike a rename, that fails if another was first."""
+        """Write to a temporary name, then link: unlike a rename, that fails if another was first."""
         try:
             self._write(key, io.BytesIO(data), _link)
         except FileExistsError:
@@ -84,7 +84,7 @@ class FileObjects:
         return True
 
     def upload(self, key: str, path: Path) -> None:
-        """Copy aside, flush to the disk, rename."""
+        """Copy to a temporary name, flush to the disk, rename."""
         with path.open("rb") as source:
             self._write(key, source, Path.replace)
 
@@ -132,7 +132,7 @@ class FileObjects:
             raise StoreUnavailable(f"the folder cannot be changed: {error.strerror}") from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All finished files; what an earlier crash left half-written is removed on the way."""
+        """List all finished files; what an earlier crash wrote only in part is removed on the way."""
         self._remove_abandoned()
         for path in sorted(self._root.rglob("*")):
             key = path.relative_to(self._root).as_posix()
@@ -146,11 +146,11 @@ class FileObjects:
                 yield ObjectInfo(key, status.st_size, status.st_mtime)
 
     def presign(self, key: str, expires_s: int) -> str | None:
-        """A folder has no URLs."""
+        """Return ``None``: a folder has no URLs."""
         return None
 
     def check(self) -> None:
-        """The folder must be writable."""
+        """Check that the folder is writable."""
         probe = f"probe-{uuid.uuid4().hex}"
         self.put(probe, b"", "text/plain")
         self.delete(probe)

@@ -28,7 +28,7 @@ class S3Objects:
     A single PUT and a completed multipart upload are atomic in S3.
     """
 
-    def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, tries: int = _TRIES) -> None:
+    def __init__(self, bucket: str, prefix: str = "", endpoint_url: str | None = None, *, tries: int = _TRIES) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._client = boto3.Session().client(
@@ -44,17 +44,17 @@ class S3Objects:
         )
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
-        """One PUT, or a multipart upload for a large object."""
+        """Upload in one PUT, or in parts if the object is large."""
         try:
             self._client.upload_fileobj(
                 io.BytesIO(data), self._bucket, self._prefix + key, {"ContentType": content_type}, Config=_TRANSFER
             )
-        # boto3's transfer manager wraps some failures in an exception of its own that is neither of botocore's.
+        # boto3's transfer manager wraps some failures in an exception of its own, which is neither of botocore's.
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
             raise _unavailable(error) from error
 
     def create(self, key: str, data: bytes) -> bool:
-        """A conditional PUT (``If-None-Match: *``)."""
+        """Make a conditional PUT (``If-None-Match: *``)."""
         try:
             self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
         except ClientError as error:
@@ -66,14 +66,14 @@ class S3Objects:
         return True
 
     def upload(self, key: str, path: Path) -> None:
-        """A multipart upload for a large file, with the checksums that boto3 adds."""
+        """Upload, a large file in parts, with the checksums that boto3 adds."""
         try:
             self._client.upload_file(str(path), self._bucket, self._prefix + key, Config=_TRANSFER)
         except (BotoCoreError, ClientError, boto3.exceptions.Boto3Error) as error:
             raise _unavailable(error) from error
 
     def download(self, key: str, path: Path) -> None:
-        """In parts, several at a time."""
+        """Download in parts, several at a time."""
         try:
             self._client.download_file(self._bucket, self._prefix + key, str(path), Config=_TRANSFER)
         except ClientError as error:
@@ -103,7 +103,7 @@ class S3Objects:
             raise _unavailable(error) from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects, page by page."""
+        """List all objects, page by page."""
         pages = self._client.get_paginator("list_objects_v2")
         try:
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
@@ -114,14 +114,14 @@ class S3Objects:
             raise _unavailable(error) from error
 
     def presign(self, key: str, expires_s: int) -> str | None:
-        """A signed GET URL."""
+        """Return a signed GET URL."""
         url: str = self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": self._prefix + key}, ExpiresIn=expires_s
         )
         return url
 
     def check(self) -> None:
-        """The bucket must exist and be ours to use. A listing, because a refused HEAD gives no reason."""
+        """Check that the bucket exists and is ours to use. A listing, because a refused HEAD gives no reason."""
         try:
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:
@@ -129,7 +129,7 @@ class S3Objects:
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
-    """Only the kind of failure: the full text may name hosts, keys and request ids."""
+    """Report only the kind of failure: the full text may name hosts, keys and request ids."""
     if isinstance(error, ClientError):
         code = error.response.get("Error", {}).get("Code", "unknown")
         return StoreUnavailable(f"the object store refused: {code}")

@@ -1,4 +1,4 @@
-"""Secrets that are made once and kept in a file, readable by its owner alone."""
+"""Secrets that are created once and kept in a file, readable only by its owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def read_or_create(path: Path) -> bytes:
-    """The secret in ``path``, made of 256 random bits if there is none; processes that race get the same one.
+    """Return the secret in ``path``, created from 256 random bits if missing; racing processes get the same one.
 
     Raises ``OSError`` if the file can neither be read nor made.
     """

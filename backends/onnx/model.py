@@ -51,10 +51,10 @@ class TritonPythonModel(BatchedBackend):
         batched = batched and auto_complete_model_config.as_dict()["max_batch_size"] > 0
         for port in session.get_inputs():
             if port.name not in declared:
-                auto_complete_model_config.add_input(_describe(port, batched))
+                auto_complete_model_config.add_input(_describe(port, batched=batched))
         for port in session.get_outputs():
             if port.name not in declared:
-                auto_complete_model_config.add_output(_describe(port, batched))
+                auto_complete_model_config.add_output(_describe(port, batched=batched))
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -70,7 +70,7 @@ class TritonPythonModel(BatchedBackend):
         self.count_usage(args["model_name"])
 
     def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """One session run."""
+        """Run the session once."""
         outputs: list[NDArray[Any]] = self._session.run(self.outputs, feed)
         return outputs
 
@@ -89,7 +89,7 @@ def _model_file(folder: Path, config: dict[str, Any]) -> Path:
 def _providers(parameters: dict[str, str], kind: str, device: int) -> list[Any]:
     default = "CUDAExecutionProvider,CPUExecutionProvider" if kind == "GPU" else "CPUExecutionProvider"
     names = [name.strip() for name in parameters.get("execution_providers", default).split(",")]
-    # onnxruntime only warns of a provider it has not, and then runs on the CPU.
+    # onnxruntime only warns about a missing provider, then runs on the CPU.
     if missing := set(names) - set(onnxruntime.get_available_providers()):
         raise pb_utils.TritonModelException(f"this onnxruntime has no {', '.join(sorted(missing))}")
     return [(name, {"device_id": device}) if name == "CUDAExecutionProvider" else name for name in names]
@@ -102,7 +102,7 @@ def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.Infe
 
 
 def _cpus() -> int:
-    """CPUs that this process may use: onnxruntime's own default counts and pins those of the whole machine."""
+    """Count the CPUs that this process may use: by default onnxruntime counts and pins those of the whole machine."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = _CGROUP_CPU_MAX.read_text().split()
@@ -111,7 +111,7 @@ def _cpus() -> int:
     return allowed if quota == "max" else min(allowed, max(1, -(-int(quota) // int(period))))
 
 
-def _describe(port: Any, batched: bool) -> dict[str, Any]:
+def _describe(port: Any, *, batched: bool) -> dict[str, Any]:
     shape = port.shape[1:] if batched else port.shape
     dims = [axis if isinstance(axis, int) else -1 for axis in shape]
     return {"name": port.name, "data_type": _DATA_TYPES[port.type], "dims": dims or [1]}

@@ -1,7 +1,8 @@
-"""What every text-to-image model inside Triton does: validate, run an ``ImagePipeline``, answer; unary or as a stream.
+"""What every text-to-image model inside Triton does: validate, run an ``ImagePipeline``, answer; unary or streamed.
 
-``execute`` hands every request to a thread of its own and returns at once; the thread answers by the request's response
-sender. Many requests then wait in BLS calls at the same time, and Triton's dynamic batcher joins their denoising steps.
+``execute`` hands every request to a thread of its own and returns at once; the thread answers through the request's
+response sender. Many requests then wait in BLS calls at the same time, and Triton's dynamic batcher joins their
+denoising steps.
 Limits, deadlines and the queue live here, because Triton's queue policies stall a one-instance model.
 
 Only importable inside a Triton Python backend process.
@@ -36,9 +37,9 @@ from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion.pipeline import ImagePipeline
 from aquatint.settings import TextToImageSettings
 
-# Request parameters that Triton and its clients set on their own.
+# Request parameters that Triton and its clients set themselves.
 _TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
-# A relay gives its calls a token, and cancels them by a call that carries nothing else: Triton 2.51 does not hand a
+# A relay gives its calls a token, and cancels them with a call that carries nothing else: Triton 2.51 does not pass a
 # cancellation on to the calls that a model makes.
 TOKEN_PARAMETER = "aquatint_token"
 CANCEL_PARAMETER = "aquatint_cancel"
@@ -65,7 +66,7 @@ class Admission:
             self.admitted += 1
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Give the place in the queue back."""
         with self._lock:
             self.admitted -= 1
 
@@ -83,7 +84,7 @@ class TextToImageModel(ABC):
 
     @abstractmethod
     def open_pipeline(self, args: dict[str, str], settings: TextToImageSettings) -> ImagePipeline:
-        """Make the pipeline, from the arguments of ``initialize``. What it raises fails the loading of the model."""
+        """Make the pipeline from the arguments of ``initialize``. An exception makes loading the model fail."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Prepare to generate; called once by Triton."""
@@ -113,13 +114,13 @@ class TextToImageModel(ABC):
                 self._fail(sender, error)
                 continue
             self._metrics.admitted(self._admission.admitted)
-            job = _Job(triton_request, parameters, sender, self._timeout_s, self._stopping)
+            job = _Job(triton_request, parameters, sender=sender, timeout_s=self._timeout_s, stopping=self._stopping)
             if job.token is not None:
                 self._cancellable[job.token] = job.cancelled
             threading.Thread(target=self._serve, args=(job,), daemon=True).start()
 
     def finalize(self) -> None:
-        """Stop the requests in flight at their next step and wait for them, not for ever; called once by Triton."""
+        """Stop the requests in flight at their next step and wait for them, but not forever; called once by Triton."""
         self._stopping.set()
         deadline = time.monotonic() + _UNLOAD_GRACE_S
         while self._admission.admitted and time.monotonic() < deadline:
@@ -135,7 +136,7 @@ class TextToImageModel(ABC):
                 self._generate(job, resolved)
             finally:
                 self._admission.release()
-        # The border of the server: whatever happens becomes an error response, never a traceback or a hung client.
+        # The server's outer edge: whatever happens becomes an error response, never a traceback or a hung client.
         except Exception as error:
             self._fail(job.sender, errors.internal(error))
         finally:
@@ -165,12 +166,13 @@ class TextToImageModel(ABC):
 
 
 class _Job:
-    """One request in flight: its fields, its wanted outputs, its deadline and whether its caller is still there."""
+    """One request in flight: its fields, its requested outputs, its deadline and whether its caller is still there."""
 
     def __init__(
         self,
         triton_request: Any,
         parameters: dict[str, Any],
+        *,
         sender: Any,
         timeout_s: float,
         stopping: threading.Event,
@@ -189,7 +191,7 @@ class _Job:
         self.outputs = wanted - {"image"} if {"image", "png"} <= wanted else wanted
 
     def fields(self) -> dict[str, Any]:
-        """The contract's fields from the input tensors. Raises ``InvalidRequest``."""
+        """Read the contract's fields from the input tensors. Raises ``InvalidRequest``."""
         unknown = set(self._parameters) - {*_TRANSPORT_PARAMETERS, TOKEN_PARAMETER}
         if unknown := {name for name in unknown if not name.startswith("triton_")}:
             raise InvalidRequest(f"unknown field: {', '.join(sorted(unknown))}")
@@ -205,7 +207,7 @@ class _Job:
         return values[0] if TENSORS[name].datatype == "BYTES" else values[0].item()
 
     def raise_if_cancelled(self) -> None:
-        """Raises ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when this request should stop."""
+        """Raise ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when this request should stop."""
         if self.cancelled.is_set() or self._request.is_cancelled() or self.sender.is_cancelled():
             raise Cancelled("the request was cancelled")
         if time.monotonic() > self._deadline:

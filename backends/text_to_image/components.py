@@ -21,7 +21,7 @@ from aquatint.settings import TextToImageSettings
 
 
 class BlsRunner:
-    """Runs a component by a BLS call to its Triton model."""
+    """Runs a component through a BLS call to its Triton model."""
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
@@ -41,7 +41,7 @@ class BlsRunner:
         response = call.exec()
         if response.has_error():
             raise self._engine_error(component, response.error().message())
-        # Copied, because the tensor's memory goes with the response.
+        # Copied, because the tensor's memory is freed with the response.
         return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
 
     def _engine_error(self, component: str, message: str) -> AquatintError:
@@ -64,4 +64,4 @@ class ComponentsModel(TextToImageModel):
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
-        return Pipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        return Pipeline(served, folder, BlsRunner(served), cache_bytes=settings.encoding_cache_bytes)

@@ -29,21 +29,21 @@ class RequestMetrics:
         self._thread.start()
 
     def admitted(self, count: int) -> None:
-        """So many requests are running or queued from now on."""
+        """Report how many requests are now running or queued."""
         self._updates.put(lambda: self._set("aquatint_requests_in_flight", "Requests running or queued", count))
 
     def stepped(self, images: int) -> None:
-        """One denoising step of a request for ``images`` images."""
+        """Count one denoising step of a request for ``images`` images."""
         self._updates.put(lambda: self._add("aquatint_steps_total", "Denoising steps of images", images))
 
     def finished(self, result: Generation, cache_counts: tuple[int, int]) -> None:
-        """One request answered with images."""
+        """Count one request answered with images."""
         seconds = {stage: result.timings[f"{stage}_s"] for stage in _STAGES}
         hits, misses = cache_counts
 
         def update() -> None:
             self._add("aquatint_requests_total", "Requests by outcome", 1, outcome="ok")
-            self._add("aquatint_images_total", "Images drawn", len(result.images))
+            self._add("aquatint_images_total", "Images generated", len(result.images))
             for stage, value in seconds.items():
                 self._add("aquatint_stage_seconds_total", "Seconds spent in each stage", value, stage=stage)
             self._add("aquatint_encoding_cache_hits_total", "Prompts found encoded", hits - self._reported_hits)
@@ -53,7 +53,7 @@ class RequestMetrics:
         self._updates.put(update)
 
     def failed(self, outcome: str) -> None:
-        """One request answered with an error; ``outcome`` is the error's class name."""
+        """Count one request answered with an error; ``outcome`` is the error's class name."""
         self._updates.put(lambda: self._add("aquatint_requests_total", "Requests by outcome", 1, outcome=outcome))
 
     def close(self) -> None:
@@ -68,12 +68,12 @@ class RequestMetrics:
     def _add(self, name: str, description: str, value: float, **labels: str) -> None:
         # Finished requests report shared cache counters, possibly out of order; counters never go down.
         if value > 0:
-            self._metric(name, description, pb_utils.MetricFamily.COUNTER, labels).increment(value)
+            self._metric(name, description, kind=pb_utils.MetricFamily.COUNTER, labels=labels).increment(value)
 
     def _set(self, name: str, description: str, value: float, **labels: str) -> None:
-        self._metric(name, description, pb_utils.MetricFamily.GAUGE, labels).set(value)
+        self._metric(name, description, kind=pb_utils.MetricFamily.GAUGE, labels=labels).set(value)
 
-    def _metric(self, name: str, description: str, kind: int, labels: dict[str, str]) -> pb_utils.Metric:
+    def _metric(self, name: str, description: str, *, kind: int, labels: dict[str, str]) -> pb_utils.Metric:
         key = (name, *labels.values())
         if key not in self._metrics:
             if name not in self._families:

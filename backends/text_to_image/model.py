@@ -1,8 +1,8 @@
 """A Triton python-based backend: text to image, unary or decoupled, over the component models of a repository.
 
 With the parameter ``relay`` it passes its requests on to the decoupled model ``<name>_stream`` instead, for engines
-that run a whole pipeline in that one process. Inputs and outputs come from the request contract, so that a
-``config.pbtxt`` holds none.
+that run a whole pipeline in that one process. Inputs and outputs come from the request contract, so a
+``config.pbtxt`` lists none.
 """
 
 from __future__ import annotations

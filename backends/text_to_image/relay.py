@@ -24,7 +24,7 @@ from aquatint.settings import TextToImageSettings
 
 
 class Relay:
-    """Generates by a decoupled BLS call to the model ``<name>_stream``."""
+    """Generates through a decoupled BLS call to the model ``<name>_stream``."""
 
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
@@ -33,7 +33,7 @@ class Relay:
     def run(
         self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
     ) -> Generator[Event, None, None]:
-        """The decoupled model's answers as events; a run that ends early stops the generation there."""
+        """Yield the decoupled model's answers as events; a run that ends early stops the generation there."""
         token = uuid.uuid4().hex
         finished = False
         try:
@@ -75,7 +75,7 @@ class Relay:
 
 
 def _event(response: Any) -> Event:
-    # Copied, because the tensors' memory goes with the response.
+    # Copied, because the tensors' memory is freed with the response.
     return wire.decode({tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()})
 
 
@@ -87,6 +87,6 @@ class RelayModel(TextToImageModel):
     """Passes requests on to ``<name>_stream``."""
 
     def open_pipeline(self, args: dict[str, str], settings: TextToImageSettings) -> Relay:
-        """Read what callers may know of the model from this model's own configuration."""
+        """Read what callers may know about the model from this model's own configuration."""
         parameters = json.loads(args["model_config"])["parameters"]
         return Relay(ModelInfo.model_validate_json(parameters[MODEL_INFO_PARAMETER]["string_value"]))

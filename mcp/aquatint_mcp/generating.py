@@ -65,7 +65,7 @@ class Drawing:
         images = []
         for image in generation.images:
             parameters = generation.parameters.of_one_image()
-            images.append(await self._store.put(image.png, "png", parameters, image.seed, owner))
+            images.append(await self._store.put(image.png, "png", parameters=parameters, seed=image.seed, owner=owner))
         return self._result(generation, images)
 
     async def _draw(self, request: GenerationRequest, ctx: Context) -> Generation:

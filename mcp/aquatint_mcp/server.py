@@ -175,7 +175,7 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
         query: Annotated[str, Field(description="Words of the prompt.")] = "",
     ) -> ImageListing:
         """Your stored pictures, newest first."""
-        page = await store.page(_caller().sees, limit, cursor, query)
+        page = await store.page(_caller().sees, limit=limit, cursor=cursor, query=query)
         return ImageListing(images=[describe(store, image) for image in page.images], next_cursor=page.next_cursor)
 
     @server.tool(annotations=_READS, output_schema={"type": "object", "additionalProperties": True})

@@ -12,7 +12,7 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def resolve(source: str, scratch: Path) -> Path:
-    """The checkpoint's folder; what is remote is downloaded, from S3 into ``scratch``, from the hub into its cache.
+    """Find the checkpoint's folder; a remote one is downloaded, from S3 into ``scratch``, from the hub into its cache.
 
     Raises ``InvalidRequest`` if there is nothing at ``source``, ``BundleRejected`` if it is no diffusers checkpoint of
     safetensors.

@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines server: run a pipeline there, once or by schedule."""
+"""A Kubeflow Pipelines server: run a pipeline there, once or on a schedule."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _EXPERIMENT = "aquatint"
 
 
 def submit(
-    name: str, parameters: dict[str, Any], host: str, token: str | None, namespace: str | None, cron: str | None
+    name: str, parameters: dict[str, Any], *, host: str, token: str | None, namespace: str | None, cron: str | None
 ) -> str:
-    """Start a run, or with ``cron`` (six fields, the first is seconds) a recurring one; returns its id.
+    """Start a run, or with ``cron`` (six fields, the first is seconds) a recurring one; return its id.
 
     Raises ``InvalidRequest`` for an unknown pipeline or parameter, or what the server calls invalid;
     ``EngineUnavailable`` if it does not answer or refuses.
@@ -43,13 +43,13 @@ def submit(
         except ApiException as error:
             kind = InvalidRequest if error.status == 400 else EngineUnavailable
             raise kind(f"the pipeline server refused: {error.status} {error.reason}") from error
-        # The client asks for the server's health five times, then gives up with a TimeoutError.
+        # The client checks the server's health five times, then gives up with a TimeoutError.
         except (HTTPError, TimeoutError) as error:
             raise EngineUnavailable(f"the pipeline server at {host} does not answer") from error
 
 
 def _connect(host: str, token: str | None) -> kfp.Client:
     with warnings.catch_warnings():
-        # Every client says that it does not work with Kubeflow Pipelines 1.
+        # Every client warns that it does not work with Kubeflow Pipelines 1.
         warnings.simplefilter("ignore", FutureWarning)
         return kfp.Client(host=host, existing_token=token)

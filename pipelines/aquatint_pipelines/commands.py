@@ -20,10 +20,10 @@ _SUBJECT = Path("pipelines/models/rhdog")
 
 @pipelines.command()
 def subject(
-    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = _SUBJECT,
+    out: Annotated[Path, typer.Option(help="Folder of the images.")] = _SUBJECT,
     cache: Annotated[Path, typer.Option(help="Where npm puts the emoji.")] = Path("build/npm"),
 ) -> None:
-    """Draw the demo subject anew: five pictures of a dog with a red hat."""
+    """Draw the demo subject again: five images of a dog with a red hat."""
     from aquatint_pipelines.dreambooth import subject as subjects  # noqa: PLC0415 - each command loads what it needs
 
     for path in subjects.write(out, cache):
@@ -80,7 +80,9 @@ def submit(
     from aquatint_pipelines import cluster  # noqa: PLC0415
 
     with clean_errors():
-        OUT.print(cluster.submit(pipeline, _parsed(parameter or []), host, token, namespace, cron), highlight=False)
+        values = _parsed(parameter or [])
+        run_id = cluster.submit(pipeline, values, host=host, token=token, namespace=namespace, cron=cron)
+        OUT.print(run_id, highlight=False)
 
 
 def _parsed(parameters: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kfp import dsl
 
-# "python" must be in the name: KFP's local runner tells images with it from others.
+# "python" must be in the name: that is how KFP's local runner tells Python images from others.
 BASE_IMAGE = os.environ.get("AQUATINT_PIPELINES_IMAGE", "registry.example.com/aquatint/trainer-python:0.1.0")
 # KFP publishes no types; a call of a component makes a task of the pipeline around it.
 _component: Callable[[Callable[..., object]], Any] = dsl.component(base_image=BASE_IMAGE, install_kfp_package=False)
@@ -20,12 +20,14 @@ _component: Callable[[Callable[..., object]], Any] = dsl.component(base_image=BA
 def prepare_data(
     pictures: str, token: str, checkpoint: str, recipe: str, overrides: dict[str, Any], dataset: dsl.Output[dsl.Dataset]
 ) -> None:
-    """Instance pictures to a checked, captioned dataset with the base model's class pictures."""
+    """Make a checked, captioned dataset from instance images, with the base model's class images."""
     from pathlib import Path
 
     from aquatint_pipelines import steps
 
-    prepared = steps.prepare_data(pictures, token, checkpoint, recipe, overrides, Path(dataset.path))
+    prepared = steps.prepare_data(
+        pictures, token=token, checkpoint=checkpoint, recipe_name=recipe, overrides=overrides, out=Path(dataset.path)
+    )
     dataset.metadata.update(
         instance=len(prepared.instance),
         classes=len(prepared.classes),
@@ -47,21 +49,18 @@ def dreambooth(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Fine-tune; a step that was killed goes on from its state on the volume."""
+    """Fine-tune; a step that was killed resumes from its state on the volume."""
     from pathlib import Path
 
     from aquatint_pipelines import steps
 
     outcome = steps.dreambooth(
-        Path(dataset.path),
-        checkpoint,
-        recipe,
-        overrides,
-        volume,
-        fuse,
-        embedder,
-        Path(run.path),
-        Path(model.path),
+        steps.FineTuning(Path(dataset.path), checkpoint, recipe, overrides),
+        volume=volume,
+        fuse=fuse,
+        embedder=embedder,
+        run=Path(run.path),
+        model=Path(model.path),
     )
     metrics.log_metric("steps", outcome.steps)
     metrics.log_metric("seconds", outcome.seconds)
@@ -89,13 +88,13 @@ def evaluate(
 
     from aquatint_pipelines import steps
 
-    measured = steps.evaluate(
-        Path(dataset.path), checkpoint, Path(model.path), recipe, overrides, embedder, Path(evaluation.path)
-    )
+    tuning = steps.FineTuning(Path(dataset.path), checkpoint, recipe, overrides)
+    evaluated = Path(evaluation.path)
+    measured = steps.evaluate(tuning, Path(model.path), embedder=embedder, out=evaluated)
     metrics.log_metric("subject_similarity", measured.subject_similarity)
     metrics.log_metric("subject_gain", measured.subject_gain)
     metrics.log_metric("prior_drift", measured.prior_drift)
-    steps.write_report(Path(dataset.path), Path(run.path), Path(evaluation.path), None, Path(report.path))
+    steps.write_report(tuning.dataset, Path(run.path), evaluated=evaluated, repository=None, out=Path(report.path))
 
 
 @_component
@@ -122,7 +121,7 @@ def export_and_verify(
 
     from aquatint_pipelines import steps
 
-    manifest = steps.export_and_verify(Path(model.path), name, target, dtype, Path(repository.path))
+    manifest = steps.export_and_verify(Path(model.path), name, target=target, dtype=dtype, out=Path(repository.path))
     metrics.log_metric("worst_component", max(manifest.parity["components"].values()))
 
 
@@ -137,14 +136,16 @@ def publish(
     name: str,
     report: dsl.Output[dsl.HTML],
 ) -> int:
-    """Upload as the model's next version; returns its number."""
+    """Upload as the model's next version; return its number."""
     from pathlib import Path
 
     from aquatint_pipelines import steps
 
-    paths = [Path(each.path) for each in (model, repository, dataset, run, evaluation)]
-    steps.write_report(paths[2], paths[3], paths[4], paths[1], Path(report.path))
-    return steps.publish(store, name, *paths)
+    made = steps.Results(*(Path(each.path) for each in (model, repository, dataset, run, evaluation)))
+    steps.write_report(
+        made.dataset, made.run, evaluated=made.evaluated, repository=made.repository, out=Path(report.path)
+    )
+    return steps.publish(store, name, made)
 
 
 @_component
@@ -154,7 +155,7 @@ def deploy_to_triton(version: int, store: str, name: str, live: str, prompts: li
 
     from aquatint_pipelines import steps
 
-    steps.deploy_to_triton(store, name, version, Path(live), prompts)
+    steps.deploy_to_triton(store, name, version, live=Path(live), probes=prompts)
 
 
 @_component
@@ -169,15 +170,16 @@ def deploy_to_kserve(
     url: str,
     prompts: list[str],
 ) -> None:
-    """Point an InferenceService at a version; back to the old one if it does not become ready or cannot draw."""
+    """Point an InferenceService at a version; back to the old one if it does not become ready or cannot generate."""
     from aquatint_pipelines import steps
 
-    steps.deploy_to_kserve(store, name, version, namespace, service, canary_percent, timeout_s, url, prompts)
+    rollout = steps.Rollout(canary_percent, timeout_s, url, prompts)
+    steps.deploy_to_kserve(store, name, version, namespace=namespace, service=service, rollout=rollout)
 
 
 @_component
 def report_status(status: dsl.PipelineTaskFinalStatus) -> None:
-    """How the pipeline ended, in the log: the exit handler."""
+    """Log how the pipeline ended: the exit handler."""
     from aquatint_pipelines import steps
 
     steps.report_status(
@@ -194,28 +196,29 @@ def report_status(status: dsl.PipelineTaskFinalStatus) -> None:
 def generate_prompts(
     templates: dict[str, Any], words: dict[str, Any], count: int, seed: int, prompts: dsl.Output[dsl.Dataset]
 ) -> None:
-    """A bucketed CSV of prompts from templates and words."""
+    """Make a bucketed CSV of prompts from templates and words."""
     from pathlib import Path
 
     from aquatint_pipelines import steps
 
-    steps.generate_prompts(templates, words, count, seed, Path(prompts.path))
+    steps.generate_prompts(templates, words, count=count, seed=seed, out=Path(prompts.path))
 
 
 @_component
 def draw_prompts(
     prompts: dsl.Input[dsl.Dataset], url: str, protocol: str, model: str, store: str, metrics: dsl.Output[dsl.Metrics]
 ) -> None:
-    """Draw a CSV of prompts with a running server, pictures and metadata to a folder or bucket."""
+    """Generate from a CSV of prompts with a running server; images and metadata go to a folder or bucket."""
     from aquatint_pipelines import steps
 
-    for name, count in steps.draw_prompts(prompts.path, url, protocol, model, store).items():
+    counts = steps.generate_images(prompts.path, url=url, protocol=protocol, model=model, store=store)
+    for name, count in counts.items():
         metrics.log_metric(name, count)
 
 
 @_component
 def build_mini_dataset(dataset: dsl.Output[dsl.Dataset], cache_dir: str = "/tmp/npm") -> str:
-    """Build the emoji dataset; returns its content hash."""
+    """Build the emoji dataset; return its content hash."""
     from pathlib import Path
 
     from aquatint_pipelines.mini import dataset as datasets

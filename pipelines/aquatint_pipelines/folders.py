@@ -1,4 +1,4 @@
-"""Folders that are replaced whole."""
+"""Folders that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Put the finished folder ``partial`` in the place of ``final``; ``settle_folder`` mends a kill in between."""
+    """Put the finished folder ``partial`` in the place of ``final``; ``settle_folder`` undoes a kill in between."""
     stale = _stale(final)
     shutil.rmtree(stale, ignore_errors=True)
     if final.is_dir():

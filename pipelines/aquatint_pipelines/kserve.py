@@ -21,16 +21,16 @@ class Services(Protocol):
     def get_namespaced_custom_object(
         self, group: str, version: str, namespace: str, plural: str, name: str
     ) -> dict[str, Any]:
-        """One object."""
+        """Fetch one object."""
 
     def patch_namespaced_custom_object(
         self, group: str, version: str, namespace: str, plural: str, name: str, body: dict[str, Any]
     ) -> dict[str, Any]:
-        """The object after a JSON merge patch."""
+        """Apply a JSON merge patch and return the object."""
 
 
 def connect() -> Services:
-    """The API of the cluster this runs in, else of the current kubeconfig context."""
+    """Connect to the cluster this runs in, else to that of the current kubeconfig context."""
     try:
         config.load_incluster_config()
     except config.ConfigException:
@@ -42,18 +42,18 @@ def connect() -> Services:
 class InferenceService:
     """One InferenceService. Every method raises ``ModelNotFound`` if there is none, ``EngineUnavailable`` otherwise."""
 
-    def __init__(self, services: Services, namespace: str, name: str, poll_s: float = _POLL_S) -> None:
+    def __init__(self, services: Services, namespace: str, name: str, *, poll_s: float = _POLL_S) -> None:
         self._services, self._namespace, self._name, self._poll_s = services, namespace, name, poll_s
 
     def deploy(
-        self, storage_uri: str, canary_percent: int | None, timeout_s: float, trial: Callable[[], None] | None = None
+        self, storage_uri: str, *, canary_percent: int | None, timeout_s: float, trial: Callable[[], None] | None = None
     ) -> str:
-        """Serve ``storage_uri``; returns the address that was served before.
+        """Serve ``storage_uri``; return the address that was served before.
 
         With ``canary_percent`` (serverless deployments only) that share of the traffic goes to it at first; a ``trial``
-        that passes gives it all, without one it keeps its share until ``promote`` or ``roll_back``. If it is not ready
-        in time (``EngineUnavailable``) or the trial raises, the old address is put back: its pods serve on meanwhile,
-        since KServe replaces them only by ready ones.
+        that passes gives it all; without one it keeps its share until ``promote`` or ``roll_back``. If it is not ready
+        in time (``EngineUnavailable``) or the trial raises, the old address is put back: its pods keep serving
+        meanwhile, since KServe replaces them only with ready ones.
         """
         before = str(self._get()["spec"]["predictor"]["model"].get("storageUri", ""))
         self._patch({"canaryTrafficPercent": canary_percent, "model": {"storageUri": storage_uri}})
@@ -69,11 +69,11 @@ class InferenceService:
         return before
 
     def promote(self) -> None:
-        """All traffic to the canary."""
+        """Send all traffic to the canary."""
         self._patch({"canaryTrafficPercent": None})
 
     def roll_back(self, storage_uri: str) -> None:
-        """All traffic back to ``storage_uri``."""
+        """Send all traffic back to ``storage_uri``."""
         self._patch({"canaryTrafficPercent": None, "model": {"storageUri": storage_uri}})
 
     def _wait_until_ready(self, timeout_s: float) -> None:
@@ -81,7 +81,7 @@ class InferenceService:
         while time.monotonic() < deadline:
             service = self._get()
             status = service.get("status", {})
-            # Older conditions speak of the spec before the patch.
+            # Older conditions describe the spec before the patch.
             seen = status.get("observedGeneration", 0) >= service["metadata"].get("generation", 0)
             conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
             state = status.get("modelStatus", {})

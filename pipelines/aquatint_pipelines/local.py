@@ -12,7 +12,7 @@ from aquatint_pipelines import pipelines
 
 
 def run(name: str, parameters: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Run a pipeline; returns its outputs by name, artifacts as their paths.
+    """Run a pipeline; return its outputs by name, artifacts as their paths.
 
     Raises ``InvalidRequest`` for an unknown pipeline or parameter, ``BundleRejected`` when a step fails: which one, and
     why, is in its log above.

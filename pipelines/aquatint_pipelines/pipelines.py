@@ -34,11 +34,11 @@ class Trained(NamedTuple):
 
 
 def _plain(task: dsl.PipelineTask, memory: str = "4Gi") -> dsl.PipelineTask:
-    """A step that computes little: credentials, the volume, and the label that the servers' NetworkPolicies let in."""
+    """Set up a step that computes little: credentials, the volume, and the label that the NetworkPolicies let in."""
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "aquatint")
     kubernetes.mount_pvc(task, pvc_name=_CLAIM, mount_path=_MOUNT)
     kubernetes.use_secret_as_env(task, secret_name=_SECRET, secret_key_to_env=_SECRET_KEYS)
-    # For checkpoints of the hub that want one; the secret need not be there.
+    # For hub checkpoints that need one; the secret may be missing.
     kubernetes.use_secret_as_env(
         task, secret_name="huggingface", secret_key_to_env={"HF_TOKEN": "HF_TOKEN"}, optional=True
     )
@@ -46,7 +46,7 @@ def _plain(task: dsl.PipelineTask, memory: str = "4Gi") -> dsl.PipelineTask:
 
 
 def _on_gpu(task: dsl.PipelineTask, retries: int = 0) -> dsl.PipelineTask:
-    """A step that draws or trains; ``AQUATINT_PIPELINES_GPUS=0`` at compile time leaves the GPU out."""
+    """Set up a step that generates or trains; ``AQUATINT_PIPELINES_GPUS=0`` at compile time omits the GPU."""
     _plain(task, "48Gi")
     if retries:
         task.set_retry(num_retries=retries, backoff_duration="5s")
@@ -54,18 +54,18 @@ def _on_gpu(task: dsl.PipelineTask, retries: int = 0) -> dsl.PipelineTask:
 
 
 def _acting(task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """A step that changes the world: never taken from the cache."""
+    """Set up a step that changes the world: never taken from the cache."""
     return _plain(task).set_caching_options(False)
 
 
-@_pipeline(name="prepare-data", description="Instance pictures to a captioned dataset with class pictures.")
+@_pipeline(name="prepare-data", description="Instance images to a captioned dataset with class images.")
 def prepare_data(
     pictures: str, token: str = "rhdog", checkpoint: str = _MINI, recipe: str = "mini", overrides: dict[str, Any] = {}
 ) -> dsl.Dataset:
     """Prepare a Dreambooth dataset.
 
     Args:
-        pictures: Folder, zip, tar or s3:// prefix of the instance pictures.
+        pictures: Folder, zip, tar or s3:// prefix of the instance images.
         token: The rare token that will name the subject.
         checkpoint: The base model: folder, s3:// prefix or hub repository.
         recipe: mini, medium-24gb, medium-48gb, medium-80gb, or a YAML file of the image.
@@ -87,7 +87,7 @@ def dreambooth(
     fuse: bool = True,
     embedder: str = "judge",
 ) -> Trained:
-    """Dreambooth by LoRA or full fine-tuning.
+    """Fine-tune with Dreambooth, by LoRA or in full.
 
     Args:
         dataset: What prepare-data made.
@@ -108,7 +108,7 @@ def dreambooth(
             fuse=fuse,
             embedder=embedder,
         ),
-        # Its state is on the volume: a lost pod costs the steps since the last checkpoint.
+        # Its state is on the volume: a lost pod costs the steps since it was last saved.
         retries=2,
     )
     compared = _on_gpu(
@@ -183,7 +183,7 @@ def publish(
 
 @_pipeline(
     name="dreambooth-to-production",
-    description="Five pictures to a served model: prepare, fine-tune, gate, export, verify, publish, deploy.",
+    description="Five images to a served model: prepare, fine-tune, gate, export, verify, publish, deploy.",
 )
 def dreambooth_to_production(
     pictures: str,
@@ -206,10 +206,10 @@ def dreambooth_to_production(
     ready_timeout_s: float = 1800.0,
     url: str = "aquatint-triton:8001",
 ) -> None:
-    """Everything, in one run.
+    """Do everything in one run.
 
     Args:
-        pictures: Folder, zip, tar or s3:// prefix of the instance pictures.
+        pictures: Folder, zip, tar or s3:// prefix of the instance images.
         token: The rare token that will name the subject.
         checkpoint: The base model: folder, s3:// prefix or hub repository.
         recipe: mini, medium-24gb, medium-48gb, medium-80gb, or a YAML file of the image.
@@ -222,12 +222,12 @@ def dreambooth_to_production(
         store: The registry: s3://bucket/prefix or a folder of a volume.
         deploy: kserve (an InferenceService), triton (the embedded server), or none.
         live: For triton: the model repository that it serves.
-        prompts: What to draw with the new version before it stays.
+        prompts: What to generate with the new version before it stays.
         namespace: For kserve: where the InferenceService is.
         service: For kserve: its name.
-        canary_percent: For kserve: share of the traffic until the prompts are drawn, 0 for all at once.
+        canary_percent: For kserve: share of the traffic until the prompts are generated, 0 for all at once.
         ready_timeout_s: For kserve: seconds until the old version is put back.
-        url: For kserve: where to draw the prompts, host:port of gRPC (a canary's own address); empty to draw none.
+        url: For kserve: where to generate the prompts, host:port of gRPC (a canary's own address); empty to skip them.
     """
     ended = _plain(components.report_status())
     with dsl.ExitHandler(ended):
@@ -274,7 +274,7 @@ def dreambooth_to_production(
             )
 
 
-@_pipeline(name="prompt-list", description="A bucketed CSV of prompts to pictures with metadata in S3.")
+@_pipeline(name="prompt-list", description="A bucketed CSV of prompts to images with metadata in S3.")
 def prompt_list(
     templates: dict[str, Any] = {"animals": ["a {style} emoji of a {animal} on a {colour} background"]},
     words: dict[str, Any] = {
@@ -289,17 +289,17 @@ def prompt_list(
     model: str = "mini",
     store: str = "s3://pictures/prompts",
 ) -> None:
-    """What the served model draws of a list of prompts.
+    """Generate what the served model makes of a list of prompts.
 
     Args:
         templates: Bucket to templates with {words}.
         words: Word to what may stand for it.
         count: How many different prompts.
-        seed: Seed of their choice, and of the first picture.
+        seed: Seed of their choice, and of the first image.
         url: The server, host:port.
         protocol: grpc or http.
         model: The served model.
-        store: Where pictures go: s3://bucket/prefix or a folder.
+        store: Where images go: s3://bucket/prefix or a folder.
     """
     made = _plain(components.generate_prompts(templates=templates, words=words, count=count, seed=seed))
     _acting(
@@ -334,7 +334,7 @@ ALL = {
 
 
 def find(name: str, parameters: Iterable[str]) -> Any:
-    """The pipeline of that name. Raises ``InvalidRequest`` if there is none, or for a parameter that it has not."""
+    """Find the pipeline by that name. Raises ``InvalidRequest`` if there is none, or for an unknown parameter."""
     if name not in ALL:
         raise InvalidRequest(f"pipeline: must be one of {', '.join(ALL)}, is {name!r}")
     known = set(inspect.signature(ALL[name].pipeline_func).parameters)

@@ -1,7 +1,7 @@
-"""A list of prompts to pictures in a bucket: ``bucketed CSV of prompts -> pictures with metadata -> S3``.
+"""A list of prompts to images in a bucket: ``bucketed CSV of prompts -> images with metadata -> S3``.
 
 The CSV has a column ``prompt`` and may have any other field of the request (``seed``, ``width``, …) and ``bucket``, the
-folder the picture goes to. What the base model draws of such a list shows it at its best and worst before anyone tunes.
+folder the image goes to. What the base model makes of such a list shows its best and worst before anyone tunes it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MAX_BYTES = 64 << 20
 _RESULTS = "results.csv"
 
 
-def generate_list(templates: dict[str, list[str]], words: dict[str, list[str]], count: int, seed: int) -> str:
-    """A CSV of ``count`` different prompts in random order: templates by bucket, ``{word}`` filled from ``words``.
+def generate_list(templates: dict[str, list[str]], words: dict[str, list[str]], *, count: int, seed: int) -> str:
+    """Make a CSV of ``count`` different prompts in random order: templates by bucket, ``{word}`` filled from ``words``.
 
-    Raises ``InvalidRequest`` if a template names a word that is not there, or there are not so many prompts.
+    Raises ``InvalidRequest`` if a template names an unknown word, or there are not that many prompts.
     """
     rows = []
     for bucket, texts in templates.items():
@@ -53,7 +53,7 @@ def generate_list(templates: dict[str, list[str]], words: dict[str, list[str]], 
 
 
 def read_list(data: bytes) -> list[tuple[str, GenerationRequest]]:
-    """Bucket and request of every row. Raises ``InvalidRequest`` naming the line that cannot be used."""
+    """Read the bucket and request of every row. Raises ``InvalidRequest`` naming the line that cannot be used."""
     if len(data) > _MAX_BYTES:
         raise InvalidRequest(f"prompts: {len(data)} bytes are more than {_MAX_BYTES}")
     try:
@@ -90,11 +90,12 @@ def _number(text: str) -> Any:
     return text
 
 
-def draw_list(client: Client, store: ObjectStore, rows: list[tuple[str, GenerationRequest]]) -> dict[str, int]:
-    """Draw every row into ``<bucket>/<hash of the request>-<seed>.png``, with ``<bucket>/<hash>.json`` beside it.
+def generate_images(client: Client, store: ObjectStore, rows: list[tuple[str, GenerationRequest]]) -> dict[str, int]:
+    """Generate every row to ``<bucket>/<hash of the request>-<seed>.png``, with ``<bucket>/<hash>.json`` beside it.
 
-    Rows whose JSON is there already are passed over, so a run that was killed goes on. A row that fails does not stop
-    the others; ``results.csv``, written last, says what became of each. Returns how many were drawn, kept and failed.
+    Rows whose JSON is already there are skipped, so a run that was killed can resume. A row that fails does not stop
+    the others; ``results.csv``, written last, says what became of each. Returns how many were generated (``drawn``),
+    kept and failed.
     """
     counts = {"drawn": 0, "kept": 0, "failed": 0}
     done = {info.key for info in store.list("") if info.key.endswith(".json")}
@@ -106,7 +107,7 @@ def draw_list(client: Client, store: ObjectStore, rows: list[tuple[str, Generati
         result, error = "kept", ""
         if f"{key}.json" not in done:
             try:
-                _draw(client, store, key, wanted)
+                _generate(client, store, key=key, wanted=wanted)
                 result = "drawn"
             except AquatintError as failure:
                 result, error = "failed", f"{type(failure).__name__}: {failure}"
@@ -116,18 +117,18 @@ def draw_list(client: Client, store: ObjectStore, rows: list[tuple[str, Generati
     return counts
 
 
-def _draw(client: Client, store: ObjectStore, key: str, wanted: GenerationRequest) -> None:
+def _generate(client: Client, store: ObjectStore, *, key: str, wanted: GenerationRequest) -> None:
     made = client.generate(wanted)
     files = [f"{key}-{image.seed}.png" for image in made.images]
     for file, image in zip(files, made.images):
         store.put(file, image.png, "image/png")
-    # Last: it says that the pictures are there.
+    # Last: it says that the images are there.
     described = {"files": files, "parameters": made.parameters.model_dump(mode="json"), "timings": made.timings}
     store.put(f"{key}.json", json.dumps(described).encode(), "application/json")
 
 
 def read_source(source: str) -> bytes:
-    """The bytes of a CSV in a file or at ``s3://bucket/key``. Raises ``InvalidRequest`` if it is not there."""
+    """Read a CSV from a file or from ``s3://bucket/key``. Raises ``InvalidRequest`` if it is not there."""
     if not source.startswith("s3://"):
         path = Path(source)
         if not path.is_file():

@@ -14,7 +14,7 @@ def test_names_of_the_seed_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_programs_variables_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``PATH`` above all is no folder for pictures."""
+    """``PATH`` above all is not a folder for images."""
     before = read_settings(StorageSettings), read_settings(ApiSettings), read_settings(ServerSettings)
     fields = {*StorageSettings.model_fields, *ApiSettings.model_fields, *ServerSettings.model_fields}
     for name in fields - {"port", "public_url"}:

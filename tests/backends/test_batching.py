@@ -26,7 +26,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
 
 @pytest.fixture
 def backend(counted: dict[str, float]) -> Any:
-    """Adds ``bias`` to ``x``; cannot do negative numbers. ``batches`` are the shapes it was run with."""
+    """Make a backend that adds ``bias`` to ``x`` and fails on negative numbers; ``batches`` are the shapes it got."""
 
     class Adding(importlib.import_module(BATCHING).BatchedBackend):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The generator in one's own process, over a pipeline that draws nothing."""
+"""The generator in this process, over a pipeline that computes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOX = GenerationRequest(prompt="a fox", seed=5, num_images=2)
 
 
 class TwoImages:
-    """Generates one black and one white picture, once it is let; counts its checks after the first step."""
+    """Generates one black and one white image, once released; counts its checks after the first step."""
 
     info = FAKE_MODEL.info()
     cache_counts = (0, 0)
@@ -43,7 +43,7 @@ class TwoImages:
             self.ended.append(type(error).__name__)
             raise
         except GeneratorExit:
-            self.ended.append("left")
+            self.ended.append("closed")
             raise
 
 
@@ -59,7 +59,7 @@ def generator(pipeline: TwoImages) -> LocalGenerator:
     return generator
 
 
-async def test_a_drawing(generator: LocalGenerator, pipeline: TwoImages) -> None:
+async def test_a_generation(generator: LocalGenerator, pipeline: TwoImages) -> None:
     pipeline.free.set()
     step, generation = [event async for event in generator.stream(FOX)]
     assert isinstance(step, Progress)
@@ -85,11 +85,11 @@ async def test_exactly_so_many_are_let_in(generator: LocalGenerator, pipeline: T
     assert generator.active == 0
 
 
-async def test_leaving_ends_the_drawing(generator: LocalGenerator, pipeline: TwoImages) -> None:
+async def test_leaving_ends_the_generation(generator: LocalGenerator, pipeline: TwoImages) -> None:
     stream = generator.stream(FOX)
     await anext(stream)
     await stream.aclose()
-    await until(lambda: pipeline.ended == ["left"])
+    await until(lambda: pipeline.ended == ["closed"])
     assert generator.active == 0
 
 

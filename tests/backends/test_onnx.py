@@ -1,4 +1,4 @@
-"""The ``onnx`` backend in a real Triton, with models that have nothing to do with pictures."""
+"""The ``onnx`` backend in a real Triton, with models that have nothing to do with images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.e2e.conftest import FREE_PORTS, Metrics
 pytestmark = pytest.mark.e2e
 
 
-def write_model(folder: Path, config: str, batched: bool = True) -> None:
-    """``y = x @ ones(3, 2) + bias`` with a scalar ``bias`` per row; fails for more than four columns of ``x``."""
+def write_model(folder: Path, config: str, *, batched: bool = True) -> None:
+    """Write ``y = x @ ones(3, 2) + bias`` with a scalar ``bias`` per row; it fails with over four columns of ``x``."""
     axis = "batch" if batched else 5
     graph = helper.make_graph(
         [
@@ -64,7 +64,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         yield running
 
 
-def infer(server: TritonServer, model: str, x: NDArray[np.float32], bias: NDArray[np.float32]) -> NDArray[np.float32]:
+def infer(
+    server: TritonServer, model: str, *, x: NDArray[np.float32], bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
     inputs = []
     for name, value in (("x", x), ("bias", bias)):
         inputs.append(tritonclient.grpc.InferInput(name, value.shape, "FP32"))
@@ -82,7 +84,9 @@ def rows(n: int, columns: int = 3) -> NDArray[np.float32]:
 @pytest.mark.parametrize("model", ["minimal", "two", "patient"])
 def test_runs_a_batch(server: TritonServer, model: str) -> None:
     x, bias = rows(5), np.arange(5, dtype=np.float32)[:, None]
-    np.testing.assert_array_equal(infer(server, model, x, bias), x.sum(axis=1, keepdims=True) + bias + np.zeros((5, 2)))
+    np.testing.assert_array_equal(
+        infer(server, model, x=x, bias=bias), x.sum(axis=1, keepdims=True) + bias + np.zeros((5, 2))
+    )
 
 
 def test_fills_in_the_configuration(server: TritonServer) -> None:
@@ -105,7 +109,7 @@ def test_one_run_serves_many_requests_and_splits_them(server: TritonServer) -> N
     before = metrics("aquatint_engine_batches_total", model="patient")
     tasks = [(rows(1) + index, np.full((1, 1), index, np.float32)) for index in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda task: infer(server, "patient", *task), tasks))
+        answers = list(pool.map(lambda task: infer(server, "patient", x=task[0], bias=task[1]), tasks))
     for (x, bias), answer in zip(tasks, answers):
         np.testing.assert_array_equal(answer, x.sum(axis=1, keepdims=True) + bias + np.zeros((1, 2)))
     assert metrics("aquatint_engine_batches_total", model="patient") - before < 8
@@ -115,7 +119,7 @@ def test_one_run_serves_many_requests_and_splits_them(server: TritonServer) -> N
 def test_one_bad_request_does_not_fail_its_neighbours(server: TritonServer) -> None:
     def ask(columns: int) -> str:
         try:
-            infer(server, "patient", rows(1, columns), np.zeros((1, 1), np.float32))
+            infer(server, "patient", x=rows(1, columns), bias=np.zeros((1, 1), np.float32))
         except InferenceServerException as error:
             return "failed" if "the engine failed" in error.message() else error.message()
         return "answered"

@@ -55,7 +55,7 @@ def error(out: NDArray[np.float32], ref: NDArray[np.float32]) -> float:
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 9])
 def test_padding_changes_nothing(folder: Path, rows: int) -> None:
-    """Also beyond the largest bucket."""
+    """Even beyond the largest bucket."""
     engine = StepEngine(folder, StepSettings(buckets=BUCKETS))
     wanted = feed(rows)
     assert error(engine(wanted), reference(folder, wanted)) < 1e-5
@@ -89,7 +89,7 @@ def test_bfloat16_within_its_bound(folder: Path) -> None:
 
 
 def test_fp8_says_what_is_missing(folder: Path) -> None:
-    # torchao lives apart (see the Makefile): where it is installed diffusers imports it, with warnings.
+    # torchao is installed separately (see the Makefile): where diffusers finds it, it imports it, with warnings.
     assert importlib.util.find_spec("torchao") is None
     with pytest.raises(BundleRejected, match="pip install torchao"):
         StepEngine(folder, StepSettings(fp8=True))

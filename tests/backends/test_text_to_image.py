@@ -1,4 +1,4 @@
-"""The front's queue, without Triton; the rest of the front is tested in a real one."""
+"""The text-to-image model's queue, without Triton; the rest of the model is tested in a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests import triton_stub
 
 @pytest.fixture
 def admission(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Room for two that run and three that wait."""
+    """Make room for two that run and three that wait."""
     triton_stub.install(monkeypatch)
     before = set(sys.modules)
     from aquatint_backends.text_to_image.base import Admission  # noqa: PLC0415 - only importable over the stub

@@ -1,4 +1,4 @@
-"""What a measured run leaves behind."""
+"""What a measured run writes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_files(written: Path) -> None:
 def test_ratios_are_to_the_peer_at_as_many_clients(written: Path) -> None:
     lines = (written / "bench.md").read_text().splitlines()
     assert "| onnx | closed loop | 4 | 5.00 | 2.50x | 0.800 | 0.40x | 1.000 | 7.9 |" in lines
-    # Random arrivals have no number of clients, so nothing to be compared with.
+    # Random arrivals have no number of clients, so there is nothing to compare with.
     assert "| onnx | Poisson at 50% of its most |  | 2.50 |  | 0.400 |  | 0.600 | 3.0 |" in lines
 
 

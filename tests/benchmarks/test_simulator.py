@@ -24,7 +24,7 @@ def test_requests_share_their_steps() -> None:
 
 def test_a_full_batch_makes_others_wait() -> None:
     outcome = simulate([Job(0.0, 10), Job(0.0, 10)], COSTS, ALONE, most_rows=2)
-    # In turns: the one's last step is the other's last but one.
+    # In turns: the last step of one is the last but one of the other.
     assert outcome.latencies_s == [pytest.approx(0.1 + 19 * 0.02), pytest.approx(0.1 + 20 * 0.02)]
 
 

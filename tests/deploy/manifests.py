@@ -28,12 +28,12 @@ CORE_GROUPS = {"", "apps", "policy", "networking.k8s.io", "rbac.authorization.k8
 
 @functools.cache
 def build(overlay: str) -> tuple[Manifest, ...]:
-    """The manifests of an overlay."""
+    """Build the manifests of an overlay."""
     return kustomize(DEPLOY / "overlays" / overlay)
 
 
 def kustomize(folder: Path) -> tuple[Manifest, ...]:
-    """What kubectl makes of a folder with a ``kustomization.yaml``."""
+    """Build a folder with a ``kustomization.yaml`` as kubectl does."""
     command: list[str | Path] = [BIN / "kubectl", "kustomize", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -41,14 +41,14 @@ def kustomize(folder: Path) -> tuple[Manifest, ...]:
 
 
 def everything() -> Iterator[tuple[str, Manifest]]:
-    """Every manifest of every overlay."""
+    """List every manifest of every overlay."""
     for overlay in OVERLAYS:
         for manifest in build(overlay):
             yield overlay, manifest
 
 
 def pod_specs(manifest: Manifest) -> Iterator[Manifest]:
-    """The pod templates inside a manifest: of a Deployment, a ServingRuntime or an InferenceService's parts."""
+    """Yield the pod templates inside a manifest: of a Deployment, a ServingRuntime or an InferenceService's parts."""
     spec = manifest.get("spec", {})
     if manifest["kind"] == "Deployment":
         yield spec["template"]["spec"]
@@ -61,7 +61,7 @@ def pod_specs(manifest: Manifest) -> Iterator[Manifest]:
 
 
 def containers(manifest: Manifest) -> Iterator[tuple[Manifest, Manifest]]:
-    """Containers that a manifest starts, each with its pod."""
+    """Yield the containers that a manifest starts, each with its pod."""
     for pod in pod_specs(manifest):
         for container in [*pod.get("containers", []), *pod.get("initContainers", [])]:
             yield pod, container
@@ -76,7 +76,7 @@ def _published() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check(manifest: Manifest) -> None:
-    """Raises a ``ValidationError`` of kubernetes-validate or jsonschema where a manifest does not fit its schema."""
+    """Raise a ``ValidationError`` of kubernetes-validate or jsonschema if a manifest does not fit its schema."""
     group = manifest["apiVersion"].rpartition("/")[0]
     if group in CORE_GROUPS:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
@@ -87,7 +87,7 @@ def check(manifest: Manifest) -> None:
 
 
 def schema_of(manifest: Manifest) -> dict[str, Any] | None:
-    """The published schema of a manifest's kind and version, with unknown fields refused."""
+    """Return the published schema of a manifest's kind and version, with unknown fields refused."""
     kinds, definitions = _published()
     group, _, version = manifest["apiVersion"].rpartition("/")
     for schema in kinds.get(manifest["kind"].lower(), []):

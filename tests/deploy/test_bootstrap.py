@@ -1,4 +1,4 @@
-"""The set-up: what it refuses in one line, what it skips, and what it says when a stage fails."""
+"""The set-up: what it refuses in one line, what it skips, and what it prints when a stage fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module that works in a folder of its own."""
+    """Load the script as a module that works in a folder of its own."""
     spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "deploy" / "bootstrap.py")
     assert spec is not None
     assert spec.loader is not None

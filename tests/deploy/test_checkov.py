@@ -18,7 +18,7 @@ CONFIG = DEPLOY / ".checkov.yaml"
 
 
 def as_deployment(service: Manifest, part: str, manifests: tuple[Manifest, ...]) -> Manifest:
-    """What KServe makes of an InferenceService's predictor or transformer: checkov does not know KServe's kinds."""
+    """Do as KServe does with an InferenceService's predictor or transformer: checkov does not know KServe's kinds."""
     pod = dict(service["spec"][part])
     model = pod.pop("model", None)
     if model is not None:
@@ -53,7 +53,7 @@ def as_deployment(service: Manifest, part: str, manifests: tuple[Manifest, ...])
 
 
 def for_checkov(overlay: str) -> list[Manifest]:
-    """An overlay's manifests, with KServe's services as the Deployments that they become."""
+    """List an overlay's manifests, with KServe's services as the Deployments that they become."""
     manifests = build(overlay)
     made = [
         as_deployment(each, part, manifests)
@@ -66,7 +66,7 @@ def for_checkov(overlay: str) -> list[Manifest]:
 
 
 def run(folder: Path, *options: str) -> list[dict[str, Any]]:
-    """What fails among the manifests in ``folder``."""
+    """List what fails among the manifests in ``folder``."""
     done = subprocess.run(
         [CHECKOV, "-d", folder, "--compact", "--quiet", "-o", "json", *options],
         capture_output=True,

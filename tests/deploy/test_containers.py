@@ -30,7 +30,7 @@ def test_containerfile(file: Path) -> None:
     last_stage = text.rpartition("\nFROM ")[2]
     assert "pip install" not in last_stage
     assert "gcc" not in text
-    # What was tested is what an image gets: exact versions from the lock; only torch's build is chosen.
+    # An image gets what was tested: exact versions from the lock; only torch's build is chosen.
     assert re.search(r'uv pip install .*--constraints deploy/locks/main\.txt .*"\.\[', text)
     for installed in re.findall(r"pip install --no-cache-dir (.*?)(?: \\)?$", text, re.MULTILINE):
         assert re.search(

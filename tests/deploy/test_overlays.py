@@ -47,7 +47,7 @@ RESTRICTED = {
 
 
 def variables(kind: type[BaseSettings]) -> Iterator[str]:
-    """The environment variables that a settings class reads."""
+    """List the environment variables that a settings class reads."""
     prefix = str(kind.model_config.get("env_prefix") or "")
     for name, field in kind.model_fields.items():
         alias = field.validation_alias
@@ -58,13 +58,13 @@ def variables(kind: type[BaseSettings]) -> Iterator[str]:
 
 
 def our_image(container: Manifest) -> str | None:
-    """The name under ``deploy/containers``, for images of ours."""
+    """Return the name under ``deploy/containers``, for images of ours."""
     name = container["image"].rpartition("/")[2].partition(":")[0]
     return name if "/aquatint/" in container["image"] else None
 
 
 def config_of(overlay: str, container: Manifest) -> dict[str, str]:
-    """What a container gets from the overlay's ConfigMaps."""
+    """Collect what a container gets from the overlay's ConfigMaps."""
     names = {source["configMapRef"]["name"] for source in container.get("envFrom", []) if "configMapRef" in source}
     maps = [each for each in build(overlay) if each["kind"] == "ConfigMap" and each["metadata"]["name"] in names]
     return {key: value for each in maps for key, value in each["data"].items()}
@@ -203,7 +203,7 @@ def test_ports_fit_together() -> None:
 
 
 def selected(manifests: tuple[Manifest, ...], selector: dict[str, str]) -> Manifest:
-    """What starts the pods that a Service selects: a Deployment, or an InferenceService's runtime."""
+    """Find what starts the pods that a Service selects: a Deployment, or an InferenceService's runtime."""
     if name := selector.get("serving.kserve.io/inferenceservice"):
         (service,) = [e for e in manifests if e["kind"] == "InferenceService" and e["metadata"]["name"] == name]
         if selector.get("component") == "transformer":
@@ -216,7 +216,7 @@ def selected(manifests: tuple[Manifest, ...], selector: dict[str, str]) -> Manif
 
 
 def listens_on(owner: Manifest) -> set[Any]:
-    """Names and numbers of the ports of a pod: those it declares, and those its command is told."""
+    """Map the names of a pod's ports to numbers: those it declares, and those given in its command."""
     found: set[Any] = set()
     for _, container in containers(owner):
         for port in container.get("ports", []):

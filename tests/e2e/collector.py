@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 def _decoded(body: bytes, media_type: str) -> ExportTraceServiceRequest:
-    """OTLP's two forms; in its JSON, ids are hexadecimal where Protobuf's JSON has base64."""
+    """Decode OTLP's two forms; in its JSON, ids are hexadecimal where Protobuf's JSON has base64."""
     if "json" not in media_type:
         return ExportTraceServiceRequest.FromString(body)
     text = re.sub(
@@ -62,9 +62,9 @@ class Collector:
         self._server.server_close()
 
     def services_of(self, name: str) -> set[str]:
-        """The services that sent spans of this name."""
+        """Return the services that sent spans of this name."""
         return {service for service, span, _ in self.spans if span == name}
 
     def traces_of(self, name: str) -> set[bytes]:
-        """The traces that have spans of this name."""
+        """Return the traces that have spans of this name."""
         return {trace for _, span, trace in self.spans if span == name}

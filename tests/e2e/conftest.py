@@ -23,7 +23,7 @@ FREE_PORTS = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
-    """Whether ``condition`` becomes true in time."""
+    """Wait for ``condition``; return whether it became true in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if condition():
@@ -39,7 +39,7 @@ class Metrics:
         self._url = url
 
     def __call__(self, name: str, **labels: str) -> float:
-        """The sum of all samples of ``name`` that carry ``labels``."""
+        """Sum all samples of ``name`` that carry ``labels``."""
         with urllib.request.urlopen(self._url) as page:
             lines = page.read().decode().splitlines()
         samples = [re.fullmatch(rf"{name}\{{(.*)\}} (\S+)", line) for line in lines]
@@ -55,7 +55,7 @@ def server(mini_repository: Path) -> Iterator[TritonServer]:
 
 @pytest.fixture
 def ports() -> dict[str, str]:
-    """Free ports for everything that ``aquatint run`` starts, by variable."""
+    """Choose free ports for everything that ``aquatint run`` starts, by variable."""
     variables = ["AQUATINT_HTTP_PORT", "AQUATINT_GRPC_PORT", "AQUATINT_METRICS_PORT"]
     variables += ["MCP_PORT", "CHAT_PORT", "AQUATINT_LLM_PORT"]
     return dict(zip(variables, map(str, free_ports(len(variables)))))
@@ -81,7 +81,7 @@ def grpc_client(server: TritonServer) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def llm_url() -> Iterator[str]:
-    """The embedded language model on a real vLLM; loading it takes a minute or two."""
+    """Serve the embedded language model on a real vLLM; loading it takes a minute or two."""
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "AQUATINT_LLM_PORT": str(port)}

@@ -39,20 +39,20 @@ class WebServer:
         self.stop()
 
     def start(self) -> None:
-        """Start and wait."""
+        """Start, and wait until ready."""
         command = [BIN / self._program]
         self._process = subprocess.Popen(command, env=self.environment, stdout=self._log, stderr=self._log)
         assert eventually(lambda: readiness.is_ready(f"{self.url}/health/ready"), within_s=60.0)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it by a signal."""
+        """Stop it with a signal."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(timeout=30)
 
 
 def mcp_environment(grpc_url: str, folder: Path, **more: str) -> dict[str, str]:
-    """What ``aquatint-mcp`` is started with; ``PATH`` begins with the Python and Node of the virtual environment."""
+    """Build the environment for ``aquatint-mcp``; ``PATH`` begins with the virtual environment's Python and Node."""
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -63,7 +63,7 @@ def mcp_environment(grpc_url: str, folder: Path, **more: str) -> dict[str, str]:
 
 
 def chat_environment(mcp_url: str, llm_url: str, folder: Path) -> dict[str, str]:
-    """What ``aquatint-chat`` is started with."""
+    """Build the environment for ``aquatint-chat``."""
     return {
         **os.environ,
         "AQUATINT_CHAT_MCP_URL": f"{mcp_url}/mcp",
@@ -74,7 +74,7 @@ def chat_environment(mcp_url: str, llm_url: str, folder: Path) -> dict[str, str]
 
 
 class Run:
-    """``aquatint run`` with what it printed."""
+    """``aquatint run``, with what it printed."""
 
     def __init__(self, home: Path, ports: dict[str, str], program: Path, *options: str) -> None:
         self.page = f"http://127.0.0.1:{ports['CHAT_PORT']}"
@@ -85,21 +85,21 @@ class Run:
             self.process = subprocess.Popen(command, env={**os.environ, **ports}, stdout=out, stderr=out)
 
     def printed(self) -> str:
-        """Everything so far."""
+        """Return everything printed so far."""
         return self._out.read_text()
 
     def said(self, words: str) -> bool:
-        """Whether it printed ``words``, or ended."""
+        """Return whether it printed ``words``, or ended."""
         return words in self.printed() or self.process.poll() is not None
 
     def children(self) -> list[psutil.Process]:
-        """Every process below it."""
+        """Return every process below it."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @contextlib.contextmanager
 def running(home: Path, ports: dict[str, str], *options: str, program: Path = BIN / "aquatint") -> Iterator[Run]:
-    """``aquatint run``, killed outright at the end, which its programs must not outlive."""
+    """Start ``aquatint run``; at the end it is killed outright, which its programs must not outlive."""
     started = Run(home, ports, program, *options)
     try:
         yield started

@@ -49,7 +49,7 @@ class Prometheus:
         self._process.wait(timeout=30)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query; fails where Prometheus refuses it."""
+        """Return the series of an instant query; fails where Prometheus refuses it."""
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
         assert answer["status"] == "success", f"{expression}: {answer.get('error')}"
         return list(answer["data"]["result"])

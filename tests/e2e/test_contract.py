@@ -1,4 +1,4 @@
-"""One table of requests against every engine and protocol there is: the same pictures, the same errors."""
+"""One table of requests against every engine and protocol there is: the same images, the same errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aquatint.contract.image import read_parameters
 from aquatint.server import TritonServer
 from tests.conftest import CHECKPOINT
 from tests.e2e.conftest import FREE_PORTS, eventually
-from tests.e2e.doors import ClientDoor, Door, Drawn, V1Door, V2GrpcDoor, V2RestDoor
+from tests.e2e.endpoints import Answer, ClientEndpoint, Endpoint, V1Endpoint, V2GrpcEndpoint, V2RestEndpoint
 from tests.seaweed import free_ports
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.e2e
 BIN = Path(sys.executable).parent
 # FP32 everywhere: engines differ by rounding, which the sampler's steps carry on (measured: 60 dB and more).
 MIN_PSNR_DB = 50.0
-DOORS = (
+ENDPOINTS = (
     "onnx in Triton, gRPC",
     "onnx in Triton, HTTP stream",
     "onnx in Triton, V2 REST",
@@ -50,7 +50,7 @@ DOORS = (
     "KServe runtime, our HTTP client",
 )
 FAST = "onnx in Triton"
-BY_SPEED = [pytest.param(name, marks=[] if FAST in name else pytest.mark.slow) for name in DOORS]
+BY_SPEED = [pytest.param(name, marks=[] if FAST in name else pytest.mark.slow) for name in ENDPOINTS]
 SERVERS = {
     "onnx in Triton": "server",
     "torch transformer in Triton": "torch_server",
@@ -133,7 +133,7 @@ def runtime() -> Iterator[Runtime]:
 
 @pytest.fixture(scope="module")
 def diffusers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    repository = tmp_path_factory.mktemp("byol") / "repository"
+    repository = tmp_path_factory.mktemp("diffusers") / "repository"
     publish_pipeline(str(CHECKPOINT), repository, "mini")
     with TritonServer(repository, FREE_PORTS) as running:
         yield running
@@ -151,35 +151,35 @@ def torch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSer
 
 
 @pytest.fixture(params=BY_SPEED)
-def door(request: pytest.FixtureRequest) -> Door:
-    return open_door(request, request.param)
+def endpoint(request: pytest.FixtureRequest) -> Endpoint:
+    return open_endpoint(request, request.param)
 
 
-def open_door(request: pytest.FixtureRequest, name: str) -> Door:
-    """A door, whose server starts when the first of its doors is asked for."""
+def open_endpoint(request: pytest.FixtureRequest, name: str) -> Endpoint:
+    """Open an endpoint, whose server starts when the first of its endpoints is asked for."""
     where, protocol = name.split(", ")
     server = request.getfixturevalue(SERVERS[where])
     if isinstance(server, Runtime):
         http, grpc = f"127.0.0.1:{server.http_port}", f"127.0.0.1:{server.grpc_port}"
     else:
         http, grpc = server.http_url, server.grpc_url
-    doors: dict[str, Callable[[], Door]] = {
-        "gRPC": lambda: ClientDoor(grpc, "grpc"),
-        "HTTP stream": lambda: ClientDoor(http, "http"),
-        "V1 REST": lambda: V1Door(http),
-        "V2 REST": lambda: V2RestDoor(http),
-        "V2 gRPC": lambda: V2GrpcDoor(grpc),
-        "our gRPC client": lambda: ClientDoor(grpc, "grpc"),
-        "our HTTP client": lambda: ClientDoor(http, "http"),
+    endpoints: dict[str, Callable[[], Endpoint]] = {
+        "gRPC": lambda: ClientEndpoint(grpc, "grpc"),
+        "HTTP stream": lambda: ClientEndpoint(http, "http"),
+        "V1 REST": lambda: V1Endpoint(http),
+        "V2 REST": lambda: V2RestEndpoint(http),
+        "V2 gRPC": lambda: V2GrpcEndpoint(grpc),
+        "our gRPC client": lambda: ClientEndpoint(grpc, "grpc"),
+        "our HTTP client": lambda: ClientEndpoint(http, "http"),
     }
-    return doors[protocol]()
+    return endpoints[protocol]()
 
 
 @pytest.fixture(scope="module")
-def references(server: TritonServer) -> dict[str, Drawn]:
-    """What our gRPC client gets from the onnx engine; that it equals diffusers is tested elsewhere."""
-    door = ClientDoor(server.grpc_url, "grpc")
-    return {name: door.draw(fields) for name, fields in REQUESTS.items()}
+def references(server: TritonServer) -> dict[str, Answer]:
+    """Return what our gRPC client gets from the onnx engine; that it equals diffusers is tested elsewhere."""
+    endpoint = ClientEndpoint(server.grpc_url, "grpc")
+    return {name: endpoint.generate(fields) for name, fields in REQUESTS.items()}
 
 
 def pixels(file: bytes) -> NDArray[np.uint8]:
@@ -188,48 +188,48 @@ def pixels(file: bytes) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_same_pictures(door: Door, references: dict[str, Drawn], name: str) -> None:
-    drawn, expected = door.draw(REQUESTS[name]), references[name]
+def test_the_same_images(endpoint: Endpoint, references: dict[str, Answer], name: str) -> None:
+    answer, expected = endpoint.generate(REQUESTS[name]), references[name]
     ignored = {"preview_every", "model"}
-    assert {key: value for key, value in drawn.parameters.items() if key not in ignored} == {
+    assert {key: value for key, value in answer.parameters.items() if key not in ignored} == {
         key: value for key, value in expected.parameters.items() if key not in ignored
     }
-    assert drawn.seeds == expected.seeds
-    assert len(drawn.files) == len(expected.files)
-    for ours, theirs in zip(drawn.files, expected.files):
+    assert answer.seeds == expected.seeds
+    assert len(answer.files) == len(expected.files)
+    for ours, theirs in zip(answer.files, expected.files):
         assert psnr(pixels(ours), pixels(theirs)) >= MIN_PSNR_DB
         assert read_parameters(ours) == read_parameters(theirs)
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_same_errors(door: Door, name: str) -> None:
+def test_the_same_errors(endpoint: Endpoint, name: str) -> None:
     fields, field = WRONG[name]
     with pytest.raises(errors.InvalidRequest) as caught:
-        door.draw(fields)
+        endpoint.generate(fields)
     assert f"{field}: " in str(caught.value)
 
 
-def test_random_seeds_are_returned(door: Door) -> None:
-    drawn = [door.draw({"prompt": "a fox", "num_inference_steps": 1}) for _ in range(2)]
-    assert drawn[0].seeds != drawn[1].seeds
-    again = door.draw({"prompt": "a fox", "num_inference_steps": 1, "seed": drawn[0].seeds[0]})
-    assert psnr(pixels(again.files[0]), pixels(drawn[0].files[0])) >= MIN_PSNR_DB
+def test_random_seeds_are_returned(endpoint: Endpoint) -> None:
+    answers = [endpoint.generate({"prompt": "a fox", "num_inference_steps": 1}) for _ in range(2)]
+    assert answers[0].seeds != answers[1].seeds
+    again = endpoint.generate({"prompt": "a fox", "num_inference_steps": 1, "seed": answers[0].seeds[0]})
+    assert psnr(pixels(again.files[0]), pixels(answers[0].files[0])) >= MIN_PSNR_DB
 
 
 @pytest.mark.parametrize("name", [each for each in BY_SPEED if "Triton, V2 REST" not in str(each.values[0])])
 def test_leaving_frees_the_engine(request: pytest.FixtureRequest, name: str) -> None:
-    """After the caller of a long drawing left, the next one is served at once. Triton's ``infer`` goes on: a limit."""
-    door = open_door(request, name)
-    door.leave(LONG, after_s=0.7)
+    """After the caller of a long generation left, the next is served at once. Triton's ``infer`` goes on: a limit."""
+    endpoint = open_endpoint(request, name)
+    endpoint.leave(LONG, after_s=0.7)
     started = time.monotonic()
-    door.draw({"prompt": "a fox", "num_inference_steps": 1})
+    endpoint.generate({"prompt": "a fox", "num_inference_steps": 1})
     assert time.monotonic() - started < 5.0
 
 
 # ---------------------------------------------------------------- the runtime on its own
 
 
-def test_every_instance_is_served(runtime: Runtime, references: dict[str, Drawn]) -> None:
+def test_every_instance_is_served(runtime: Runtime, references: dict[str, Answer]) -> None:
     names = ("one step", "no guidance", "every field")
     body = {"instances": [REQUESTS[name] for name in names]}
     predictions = httpx.post(f"{runtime.url}/v1/models/mini:predict", json=body, timeout=60.0).json()["predictions"]

@@ -1,4 +1,4 @@
-"""The ServingRuntimes' own commands, started here: they become ready, and their probes say what is so."""
+"""The ServingRuntimes' own commands, started here: they become ready, and their probes tell the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MEMORY = f"aquatint-deploy-{os.getpid()}-"
 
 
 class Pod:
-    """A runtime's container as a process on free ports; ``/mnt/models`` and the ports are replaced, nothing else."""
+    """A runtime's container as a process on free ports; only ``/mnt/models`` and the ports are replaced."""
 
     def __init__(self, runtime: str, overlay: str, model: Path | str, **environment: str) -> None:
         named = [each for each in build(overlay) if each["metadata"]["name"] == runtime]
@@ -56,16 +56,16 @@ class Pod:
 
     @property
     def url(self) -> str:
-        """Where its gRPC is."""
+        """The address of its gRPC."""
         return self.environment["AQUATINT_URL"]
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus finds it."""
+        """The address of its metrics for Prometheus."""
         return f"http://127.0.0.1:{self._free['8002']}"
 
     def probe(self, name: str) -> bool:
-        """Whether a probe succeeds, done as the kubelet does it."""
+        """Run a probe as the kubelet does; return whether it succeeds."""
         probe: dict[str, Any] = self.container[name]
         if "httpGet" in probe:
             return readiness.is_ready(
@@ -82,12 +82,12 @@ class Pod:
 
 @contextlib.contextmanager
 def running_triton(repository: Path | str, scratch: Path, *more: str) -> Iterator[Pod]:
-    """Stock tritonserver with the manifest's arguments, and ``more``."""
+    """Start stock tritonserver with the manifest's arguments, and ``more``."""
     pod = Pod("aquatint-triton", "triton-s3", repository, AQUATINT_MODEL="mini")
     installation = locate(None)
     scratch.mkdir()
     lay_out_backends(installation, scratch)
-    # The embedded server has its backends and caches elsewhere than the image.
+    # The embedded server's backends and caches are in other places than the container image's.
     own = [f"--backend-directory={scratch}", f"--cache-directory={installation.cache_directory()}"]
     own += [f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")]
     own += [f"--backend-config=python,shm-region-prefix-name={_MEMORY}"]
@@ -104,7 +104,7 @@ def running_triton(repository: Path | str, scratch: Path, *more: str) -> Iterato
 
 
 def test_triton(mini_repository: Path, tmp_path: Path) -> None:
-    """A dead component is seen by the liveness probe alone, which draws."""
+    """A dead component is seen only by the liveness probe, which generates."""
     with running_triton(mini_repository, tmp_path / "triton") as pod:
         assert pod.probe("startupProbe")
         assert pod.probe("livenessProbe")
@@ -118,7 +118,7 @@ def test_triton(mini_repository: Path, tmp_path: Path) -> None:
 
 
 def test_triton_reads_s3_itself(mini_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same repository from ``s3://``, without KServe's download: the same picture."""
+    """The same repository from ``s3://``, without KServe's download: the same image."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -129,10 +129,10 @@ def test_triton_reads_s3_itself(mini_repository: Path, tmp_path: Path, monkeypat
             if file.is_file() and "__pycache__" not in file.parts:
                 client.upload_file(str(file), "models", f"mini/1/{file.relative_to(mini_repository)}")
         address = f"s3://{storage.endpoint_url}/models/mini/1"
-        with running_triton(address, tmp_path / "triton") as pod, connect(url=pod.url, model="mini") as drawing:
-            from_s3 = drawing.generate(FOX).images[0].png
-    with running_triton(mini_repository, tmp_path / "again") as pod, connect(url=pod.url, model="mini") as drawing:
-        assert drawing.generate(FOX).images[0].png == from_s3
+        with running_triton(address, tmp_path / "triton") as pod, connect(url=pod.url, model="mini") as client:
+            from_s3 = client.generate(FOX).images[0].png
+    with running_triton(mini_repository, tmp_path / "again") as pod, connect(url=pod.url, model="mini") as client:
+        assert client.generate(FOX).images[0].png == from_s3
 
 
 def test_diffusers() -> None:

@@ -1,4 +1,4 @@
-"""Five pictures to a served model, by notebooks and Kubeflow's local runner, on a real Triton and a real S3 server."""
+"""Five images to a served model, by notebooks and Kubeflow's local runner, on a real Triton and a real S3 server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mini_repository: Path) -> Path:
-    """A model repository that may be changed."""
+    """Copy the model repository, so that it may be changed."""
     folder = tmp_path_factory.mktemp("live") / "repository"
     shutil.copytree(mini_repository, folder)
     return folder
@@ -76,7 +76,7 @@ def live(repository: Path) -> Iterator[TritonServer]:
 
 @pytest.fixture
 def environment(live: TritonServer, s3: Seaweed, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What a shell needs to reach the live server and the S3 server."""
+    """Build what a shell needs to reach the live server and the S3 server."""
     variables = {
         "AQUATINT_HTTP_PORT": str(live.settings.http_port),
         "AQUATINT_GRPC_PORT": str(live.settings.grpc_port),
@@ -93,12 +93,12 @@ def environment(live: TritonServer, s3: Seaweed, monkeypatch: pytest.MonkeyPatch
 
 
 def opened(path: Path) -> Any:
-    """A notebook."""
+    """Open a notebook."""
     return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]  # nbformat leaves it untyped
 
 
 def execute(name: str, folder: Path, **variables: str) -> list[Any]:
-    """Run a notebook to its end; the outputs of its cells."""
+    """Run a notebook to its end; return the outputs of its cells."""
     notebook = opened(NOTEBOOKS / f"{name}.ipynb")
     kernel = {**os.environ, "WORK": str(folder), **variables}
     # A pipeline trains in one of its cells, beside a server and its clients.
@@ -108,7 +108,7 @@ def execute(name: str, folder: Path, **variables: str) -> list[Any]:
 
 
 def texts(outputs: list[Any]) -> str:
-    """What the cells printed and showed as text."""
+    """Join what the cells printed and showed as text."""
     return "\n".join(str(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in outputs)
 
 
@@ -135,11 +135,11 @@ def test_training_and_testing(tmp_path: Path) -> None:
         }
     )
     trained = execute("2_dreambooth", tmp_path, OVERRIDES=overrides)
-    assert "5 instance pictures, 4 class pictures" in texts(trained)
+    assert "5 instance images, 4 class images" in texts(trained)
     assert "steps=12" in texts(trained)
     tested = execute("3_testing", tmp_path, OVERRIDES=overrides)
     assert sum("image/png" in output.get("data", {}) for output in tested) == 3
-    # Whether so few steps are enough is the gate's to say: the notebook shows its words, all of them.
+    # Whether so few steps are enough is for the gate to say: the notebook shows its verdict in full.
     verdict = evaluation.read(tmp_path / "evaluation").failures() or ["the gate is passed"]
     assert [words for words in verdict if words not in texts(tested)] == []
 
@@ -152,7 +152,7 @@ def test_every_door(live: TritonServer, tmp_path: Path) -> None:
 
 @dataclass
 class Traffic:
-    """Clients that never stop asking, over both fronts; what they were told."""
+    """Clients that never stop asking, unary and streamed; what they were told."""
 
     url: str
     answered: int = 0
@@ -197,10 +197,10 @@ def cli(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def test_five_pictures_to_production_and_back(
+def test_five_images_to_production_and_back(
     live: TritonServer, repository: Path, environment: dict[str, str], s3: Seaweed, tmp_path: Path
 ) -> None:
-    """Under load no request fails, the new version draws the subject, and one command restores the old one."""
+    """Under load no request fails, the new version generates the subject, and one command restores the old one."""
     before = png(live, SUBJECT), png(live, FOX)
     store = f"s3://{BUCKET}/registry"
     parameters = {"volume": str(tmp_path / "volume"), "store": store, "live": str(repository), "overrides": SHORT}
@@ -233,14 +233,14 @@ def test_five_pictures_to_production_and_back(
     assert "in use" in listed
 
 
-def likeness(picture: bytes) -> float:
-    """How near a picture comes to the subject's."""
+def likeness(image: bytes) -> float:
+    """Measure how close an image comes to the subject's."""
     embed = open_embedder()
     subject = [
         Image.open(path).convert("RGB").resize((64, 64)) for path in (ROOT / "pipelines/models/rhdog").glob("*.png")
     ]
-    drawn = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-    return similarity(embed(drawn[None]), embed(np.stack([np.asarray(each) for each in subject])))
+    pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
+    return similarity(embed(pixels[None]), embed(np.stack([np.asarray(each) for each in subject])))
 
 
 def test_a_version_that_does_not_load_leaves_the_old_one(
@@ -289,7 +289,7 @@ def as_live(live: TritonServer, repository: Path) -> LiveTriton:
     return LiveTriton(repository, live.http_url, live.grpc_url, "the-key")
 
 
-def test_a_list_of_prompts_is_drawn_to_a_bucket(
+def test_a_list_of_prompts_is_generated_to_a_bucket(
     live: TritonServer, environment: dict[str, str], s3: Seaweed, tmp_path: Path
 ) -> None:
     parameters = {"count": "3", "url": live.grpc_url, "store": f"s3://{BUCKET}/prompts"}

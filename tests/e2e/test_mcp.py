@@ -53,13 +53,13 @@ def mcp(server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def fox(grpc_client: Client) -> bytes:
-    """The picture that the gRPC client gets for the same request."""
+    """Generate the image that the gRPC client gets for the same request."""
     return grpc_client.generate(FOX).images[0].png
 
 
 @pytest.mark.parametrize(("version", "protocol"), [("v1", "2025-11-25"), ("v2", "2026-07-28")])
 def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
-    """The official TypeScript SDKs draw with live progress and previews, and cancel a drawing mid-way."""
+    """The official TypeScript SDKs generate with live progress and previews, and cancel midway."""
     cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
     command: list[str | Path] = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=False, timeout=120)
@@ -80,7 +80,7 @@ def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, versio
 
 
 def test_openai_client(mcp: WebServer, metrics: Metrics, fox: bytes) -> None:
-    """The official client draws, streams partial images, and stops the denoiser by closing a stream."""
+    """The official client generates, streams partial images, and stops the denoiser by closing a stream."""
     with openai.OpenAI(base_url=f"{mcp.url}/v1", api_key="none") as client:
         seed = {"seed": FOX.seed}
         answer = client.images.generate(prompt=FOX.prompt, extra_body=seed)
@@ -90,7 +90,7 @@ def test_openai_client(mcp: WebServer, metrics: Metrics, fox: bytes) -> None:
         *partial, completed = client.images.generate(prompt=FOX.prompt, stream=True, partial_images=3, extra_body=seed)
         assert [event.type for event in partial] == ["image_generation.partial_image"] * 3
         assert base64.b64decode(completed.b64_json) == fox
-        # Partial images have the picture's size; made small again they are the preview.
+        # Partial images have the image's size; made small again they are the preview.
         last = Image.fromarray(pixels(partial[-1].b64_json)).resize((8, 8), Image.Resampling.BOX)
         assert_shows(np.asarray(last), pixels(fox))
 
@@ -156,8 +156,8 @@ async def test_stdio(server: TritonServer, tmp_path: Path, fox: bytes) -> None:
     assert base64.b64decode(result.content[1].data) == fox
 
 
-def test_a_killed_server_serves_no_half_picture(server: TritonServer, tmp_path: Path) -> None:
-    """Killed amid drawing and storing, again and again; what it lists afterwards is whole."""
+def test_a_killed_server_serves_no_half_image(server: TritonServer, tmp_path: Path) -> None:
+    """Killed while generating and storing, again and again; what it lists afterwards is whole."""
     mcp = WebServer("aquatint-mcp", mcp_environment(server.grpc_url, tmp_path))
     body = {"prompt": FOX.prompt, "steps": 1, "n": 10, "response_format": "url"}
     try:

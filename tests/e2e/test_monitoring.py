@@ -31,7 +31,7 @@ NEEDS_GPU = ("nv_gpu_", "nv_energy_")
 
 
 def expressions() -> list[str]:
-    """Every query of the dashboard, as Grafana would fill it in, and those that KEDA scales by."""
+    """List every query of the dashboard, as Grafana would fill it in, and those that KEDA scales by."""
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     raw = [target["expr"] for panel in panels for target in panel["targets"]]
     scaled = yaml.safe_load((DEPLOY / "components" / "keda" / "scaledobject.yaml").read_text())["spec"]
@@ -41,7 +41,7 @@ def expressions() -> list[str]:
 
 @pytest.mark.slow
 def test_queries(mini_repository: Path, llm_url: str, tmp_path: Path) -> None:
-    """After some pictures, some talk and a failure, every panel that needs no GPU shows numbers."""
+    """After some images, some talk and a failure, every panel that needs no GPU shows numbers."""
     with contextlib.ExitStack() as stack:
         triton = stack.enter_context(running_triton(mini_repository, tmp_path / "triton"))
         mcp = stack.enter_context(WebServer("aquatint-mcp", mcp_environment(triton.url, tmp_path)))
@@ -69,7 +69,7 @@ def test_queries(mini_repository: Path, llm_url: str, tmp_path: Path) -> None:
             ]
 
         assert eventually(lambda: empty() == [], within_s=60.0), empty()
-        # The gauge that replicas are scaled by goes back.
+        # The gauge that replicas are scaled by goes back down.
         assert eventually(lambda: prometheus.query("sum(aquatint_requests_in_flight)")[0]["value"][1] == "0")
 
 
@@ -102,7 +102,7 @@ def test_one_trace(mini_repository: Path, tmp_path: Path) -> None:
             named = ("POST /api/v1/chat/completions", "MCP send tools/call generate_image", "mini_stream")
             return set.intersection(*map(collector.traces_of, named))
 
-        # Triton 2.51 overlooks the trace of a stream now and then and begins its own.
+        # Triton 2.51 now and then overlooks the trace of a stream and begins its own.
         assert eventually(lambda: bool(whole()), within_s=30.0)
     assert collector.services_of("tools/call generate_image") == {"aquatint-chat", "aquatint-mcp"}
     assert collector.services_of("mini_stream") == {"triton"}

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture
 def home(tmp_path: Path, mini_repository: Path) -> Path:
-    """A home with the model repository in it, as after a first run."""
+    """Make a home with the model repository in it, as after a first run."""
     shutil.copytree(mini_repository, tmp_path / "home" / "repository")
     return tmp_path / "home"
 

@@ -15,7 +15,7 @@ import pytest
 from aquatint_backends.aquatint_runtime import source
 
 from aquatint.contract.errors import BundleRejected, ImageNotFound, StoreUnavailable
-from aquatint.images import ImageStore, open_image_store
+from aquatint.images import ImageStore, StoreOptions, open_image_store
 from aquatint.settings import StorageSettings
 from aquatint.storage import FileObjects, ObjectNotFound
 from aquatint.storage.s3 import S3Objects
@@ -48,7 +48,7 @@ def objects(server: Seaweed, request: pytest.FixtureRequest) -> S3Objects:
 
 @pytest.fixture
 def store(objects: S3Objects, tmp_path: Path) -> ImageStore:
-    return ImageStore(objects, KEY, "http://host:1", local=FileObjects(tmp_path), ttl_s=100.0)
+    return ImageStore(objects, KEY, "http://host:1", local=FileObjects(tmp_path), options=StoreOptions(ttl_s=100.0))
 
 
 def test_objects(objects: S3Objects) -> None:
@@ -66,8 +66,8 @@ def test_objects(objects: S3Objects) -> None:
         objects.get("a/b")
 
 
-async def test_the_life_of_a_picture(store: ImageStore, objects: S3Objects) -> None:
-    image = await store.put(b"picture", "png", {"prompt": "a fox"}, 1, "me")
+async def test_the_life_of_an_image(store: ImageStore, objects: S3Objects) -> None:
+    image = await store.put(b"picture", "png", parameters={"prompt": "a fox"}, seed=1, owner="me")
     assert not image.local
     assert (await store.get(image.id))[1] == b"picture"
     assert (await store.page("me")).images == [image]
@@ -79,18 +79,18 @@ async def test_the_life_of_a_picture(store: ImageStore, objects: S3Objects) -> N
         await store.get(image.id)
 
 
-async def test_expired_pictures_are_swept(objects: S3Objects) -> None:
+async def test_expired_images_are_swept(objects: S3Objects) -> None:
     now = time.time()
-    store = ImageStore(objects, KEY, "http://host:1", ttl_s=100.0, now=lambda: now)
-    await store.put(b"picture", "png", {}, 1, "me")
+    store = ImageStore(objects, KEY, "http://host:1", options=StoreOptions(ttl_s=100.0), now=lambda: now)
+    await store.put(b"picture", "png", parameters={}, seed=1, owner="me")
     now += 200
     assert await ImageStore(objects, KEY, "http://host:1", now=lambda: now).sweep() == 1
     assert list(objects.list("")) == []
 
 
 async def test_signed_urls(objects: S3Objects) -> None:
-    store = ImageStore(objects, KEY, "http://host:1", ttl_s=100.0, presigned=True)
-    image = await store.put(b"picture", "png", {}, 1, "me")
+    store = ImageStore(objects, KEY, "http://host:1", options=StoreOptions(ttl_s=100.0, presigned=True))
+    image = await store.put(b"picture", "png", parameters={}, seed=1, owner="me")
     url = store.url(image)
     answer = httpx.get(url)
     assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
@@ -109,7 +109,7 @@ async def test_wrong_secret(server: Seaweed, monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(StoreUnavailable, match="refused: SignatureDoesNotMatch") as caught:
         await store.check()
     assert "wrong" not in str(caught.value)
-    image = await store.put(b"picture", "png", {}, 1, "me")
+    image = await store.put(b"picture", "png", parameters={}, seed=1, owner="me")
     assert image.local
     assert (await store.get(image.id))[1] == b"picture"
 
@@ -120,26 +120,26 @@ async def test_missing_bucket(server: Seaweed) -> None:
 
 
 async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: ImageStore) -> None:
-    """Pictures are put without pause while the server is killed and started again; every one can be fetched."""
+    """Images are put without pause while the server is killed and restarted; every one can be fetched."""
     kept: dict[str, bytes] = {}
     stop = threading.Event()
 
-    async def draw(index: int) -> None:
+    async def write(index: int) -> None:
         count = 0
         while not stop.is_set():
             data = f"{index}-{count}".encode() * 1000
-            kept[(await store.put(data, "png", {}, 1, "me")).id] = data
+            kept[(await store.put(data, "png", parameters={}, seed=1, owner="me")).id] = data
             count += 1
 
     async def disturb() -> None:
         await asyncio.sleep(0.5)
         with server.outage():
             await asyncio.sleep(1.0)
-            assert (await store.put(b"amid", "png", {}, 1, "me")).local
+            assert (await store.put(b"amid", "png", parameters={}, seed=1, owner="me")).local
         await asyncio.sleep(0.5)
         stop.set()
 
-    await asyncio.gather(*(draw(index) for index in range(4)), disturb())
+    await asyncio.gather(*(write(index) for index in range(4)), disturb())
     for image_id, data in kept.items():
         assert (await store.get(image_id))[1] == data
     await store.sweep()
@@ -151,7 +151,7 @@ async def test_an_outage_amid_writes_loses_nothing(server: Seaweed, store: Image
 def test_the_runtime_fetches_models_from_s3(
     server: Seaweed, mini_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``MODEL_ID=s3://…`` by KServe's own storage library; what is not there is told in words."""
+    """``MODEL_ID=s3://…`` by KServe's own storage library; a missing model gets a plain error message."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint_url)
     files = {path.relative_to(mini_checkpoint): path for path in mini_checkpoint.rglob("*") if path.is_file()}
     for name, path in files.items():

@@ -28,8 +28,8 @@ FOX = GenerationRequest(prompt="a fox", seed=1, num_inference_steps=2)
 LONG = GenerationRequest(prompt="a fox", seed=1, num_inference_steps=150, num_images=4)
 
 
-def draws(server: TritonServer) -> bool:
-    """Whether the server draws right now."""
+def generates(server: TritonServer) -> bool:
+    """Return whether the server generates right now."""
     with connect(url=server.grpc_url, protocol="grpc", retries=0) as client:
         try:
             client.generate(FOX, timeout_s=5.0)
@@ -52,7 +52,7 @@ def test_nothing_is_left_behind(mini_repository: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_draws_and_stops(mini_repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
+def test_the_command_serves_generates_and_stops(mini_repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
     out = tmp_path / "fox.png"
     ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
     command = [sys.executable, "-m", "aquatint.cli.app", "serve", str(mini_repository), *ports]
@@ -96,8 +96,8 @@ def test_a_broken_model_is_named_and_nothing_stays_running(mini_repository: Path
     before = {process.pid for process in psutil.process_iter()}
     with pytest.raises(errors.EngineUnavailable, match="mini_transformer"):
         TritonServer(copy, FREE_PORTS, verify=False).start()
-    left = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "triton" in (p.info["name"] or "")]
-    assert not left
+    survivors = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "triton" in (p.info["name"] or "")]
+    assert not survivors
 
 
 def test_a_taken_port_is_named(server: TritonServer, mini_repository: Path) -> None:
@@ -119,7 +119,7 @@ def test_strangers_cannot_administer(server: TritonServer, path: str) -> None:
 def test_a_killed_backend_process_is_an_error_and_is_repaired(mini_repository: Path, victim: str) -> None:
     outcome: list[BaseException | None] = []
 
-    def draw(url: str) -> None:
+    def generate(url: str) -> None:
         with connect(url=url, protocol="grpc", retries=0) as client:
             try:
                 client.generate(LONG, timeout_s=8.0)
@@ -128,21 +128,21 @@ def test_a_killed_backend_process_is_an_error_and_is_repaired(mini_repository: P
                 outcome.append(error)
 
     with TritonServer(mini_repository, FREE_PORTS) as server:
-        drawing = threading.Thread(target=draw, args=(server.grpc_url,))
-        drawing.start()
+        generating = threading.Thread(target=generate, args=(server.grpc_url,))
+        generating.start()
         with connect(url=server.grpc_url, protocol="grpc", retries=0) as client:
             client.generate(FOX)
             started = time.monotonic()
             os.kill(server._backend_processes()[victim], signal.SIGKILL)
-            drawing.join(timeout=12.0)
-            assert not drawing.is_alive()
+            generating.join(timeout=12.0)
+            assert not generating.is_alive()
             assert time.monotonic() - started < 10.0
             assert isinstance(outcome[0], (errors.EngineUnavailable, errors.DeadlineExceeded, errors.Internal))
             with pytest.raises(errors.AquatintError):
                 client.generate(FOX, timeout_s=5.0)
             # Only the victim, unless Triton itself went down with it and all models were started again.
             assert victim in server.repair()
-            assert eventually(lambda: draws(server))
+            assert eventually(lambda: generates(server))
 
 
 def test_a_dead_server_is_started_again(mini_repository: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_dead_server_is_started_again(mini_repository: Path) -> None:
         os.kill(server.pid, signal.SIGKILL)
         assert eventually(lambda: not server.is_running())
         assert set(server.repair()) == {path.parent.name for path in mini_repository.glob("*/config.pbtxt")}
-        assert draws(server)
+        assert generates(server)
 
 
 def test_the_watcher_repairs_by_itself(mini_repository: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_watcher_repairs_by_itself(mini_repository: Path) -> None:
             first = server._backend_processes()["mini_vae_decoder"]
             os.kill(first, signal.SIGKILL)
             assert eventually(lambda: server._backend_processes().get("mini_vae_decoder", first) != first, 30.0)
-            assert eventually(lambda: draws(server))
+            assert eventually(lambda: generates(server))
         finally:
             stopping.set()
             watcher.join()

@@ -1,4 +1,4 @@
-"""The fronts in a real Triton: pictures, batching, cancel, bad input."""
+"""The text-to-image models in a real Triton: images, batching, cancellation, bad input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FOX = GenerationRequest(prompt="a flat emoji of a fox on a blue background", see
 LONG = GenerationRequest(prompt="a long one", seed=1, num_inference_steps=150, num_images=4)
 
 
-def test_a_picture_over_each_protocol(client: Client) -> None:
+def test_an_image_over_each_protocol(client: Client) -> None:
     generation = client.generate(FOX)
     assert pixels(generation.images[0].png).shape == (64, 64, 3)
     assert read_parameters(generation.images[0].png)["prompt"] == FOX.prompt
@@ -94,13 +94,13 @@ def test_another_sampler_equals_diffusers(grpc_client: Client, mini_checkpoint: 
     assert psnr(last.images[0].pixels, grpc_client.generate(asked).images[0].pixels) < 40.0
 
 
-def test_golden_pictures(grpc_client: Client, mini_checkpoint: Path) -> None:
-    """The shipped weights still draw what they drew; other processors may round differently, so not byte for byte."""
+def test_golden_images(grpc_client: Client, mini_checkpoint: Path) -> None:
+    """The shipped weights generate what they always did; processors may round differently, so not byte for byte."""
     golden = mini_checkpoint / "golden"
     for entry in json.loads((golden / "golden.json").read_text()):
-        drawn = grpc_client.generate(GenerationRequest(prompt=entry["prompt"], seed=entry["seed"]))
+        answer = grpc_client.generate(GenerationRequest(prompt=entry["prompt"], seed=entry["seed"]))
         expected = np.asarray(Image.open(golden / entry["file"]).convert("RGB"))
-        assert psnr(pixels(drawn.images[0].png), expected) >= 35.0, entry["prompt"]
+        assert psnr(pixels(answer.images[0].png), expected) >= 35.0, entry["prompt"]
 
 
 def test_stream_shows_progress_and_previews(client: Client) -> None:
@@ -148,10 +148,10 @@ def test_raw_pixels_over_infer(server: TritonServer, grpc_client: Client) -> Non
 
 @contextlib.contextmanager
 def neighbours(server: TritonServer, count: int) -> Iterator[None]:
-    """``count`` other clients drawing other things, joining at random moments, until the block ends."""
+    """Have ``count`` other clients generate other things, joining at random moments, until the block ends."""
     stop = threading.Event()
 
-    def draw(index: int) -> None:
+    def generate(index: int) -> None:
         chance = random.Random(index)
         with connect(url=server.grpc_url, protocol="grpc", timeout_s=60.0) as client:
             while not stop.is_set():
@@ -164,7 +164,7 @@ def neighbours(server: TritonServer, count: int) -> Iterator[None]:
                 }
                 client.generate(GenerationRequest(prompt=f"neighbour {chance.randint(0, 9)}", **asked))
 
-    threads = [threading.Thread(target=draw, args=(index,)) for index in range(count)]
+    threads = [threading.Thread(target=generate, args=(index,)) for index in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -176,7 +176,7 @@ def neighbours(server: TritonServer, count: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_company_does_not_change_the_picture(server: TritonServer, grpc_client: Client, count: int) -> None:
+def test_company_does_not_change_the_image(server: TritonServer, grpc_client: Client, count: int) -> None:
     asked = FOX.model_copy(update={"num_images": 2})
     alone = [image.png for image in grpc_client.generate(asked).images]
     with neighbours(server, count):
@@ -189,15 +189,15 @@ def test_steps_of_different_requests_share_a_batch(server: TritonServer, metrics
         names = ("aquatint_engine_rows_total", "aquatint_engine_batches_total")
         return metrics(names[0], model="mini_transformer"), metrics(names[1], model="mini_transformer")
 
-    def draw(seed: int) -> None:
+    def generate(seed: int) -> None:
         with connect(url=server.grpc_url, protocol="grpc") as client:
             client.generate(GenerationRequest(prompt="owl", seed=seed, num_inference_steps=10 + seed))
 
     rows_before, batches_before = counts()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(draw, range(16)))
+        list(pool.map(generate, range(16)))
     rows, batches = counts()
-    # With guidance every request brings two rows, so more than two is company.
+    # With guidance every request brings two rows, so more than two means company.
     assert (rows - rows_before) / (batches - batches_before) > 3.0
 
 
@@ -264,21 +264,21 @@ def test_a_full_queue_refuses_early(mini_repository: Path, monkeypatch: pytest.M
     monkeypatch.setenv("AQUATINT_MAX_QUEUED", "1")
     outcomes: list[str] = []
 
-    def draw(url: str) -> None:
+    def generate(url: str) -> None:
         with connect(url=url, protocol="grpc", retries=0) as client:
             try:
                 client.generate(LONG.model_copy(update={"num_images": 2}))
-                outcomes.append("drawn")
+                outcomes.append("generated")
             except errors.Overloaded as error:
                 outcomes.append("told when to retry" if error.retry_after_s == 1.0 else "refused")
 
     with TritonServer(mini_repository, FREE_PORTS) as small:
-        threads = [threading.Thread(target=draw, args=(small.grpc_url,)) for _ in range(5)]
+        threads = [threading.Thread(target=generate, args=(small.grpc_url,)) for _ in range(5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(outcomes) == ["drawn", "drawn", *["told when to retry"] * 3]
+    assert sorted(outcomes) == ["generated", "generated", *["told when to retry"] * 3]
 
 
 # ---------------------------------------------------------------- bad input
@@ -287,7 +287,7 @@ _TYPES = {"prompt": "BYTES", "seed": "INT64", "guidance_scale": "FP32"}
 
 
 def infer(server: TritonServer, fields: dict[str, Any], outputs: list[str] | None = None, **types: str) -> Any:
-    """A raw gRPC ``infer`` of the unary front, past everything our client checks."""
+    """Call the unary model by a raw gRPC ``infer``, past everything our client checks."""
     inputs = []
     for name, value in fields.items():
         datatype = types.get(name) or _TYPES.get(name, "INT32")
@@ -332,11 +332,11 @@ def test_bad_input_over_infer(server: TritonServer, grpc_client: Client, case: s
     assert grpc_client.is_ready()
 
 
-@pytest.mark.parametrize("front", ["mini/generate", "mini_stream/generate_stream"])
+@pytest.mark.parametrize("path", ["mini/generate", "mini_stream/generate_stream"])
 @pytest.mark.parametrize("case", [case for case in BAD if not case.startswith("guidance")])
-def test_bad_input_over_generate(server: TritonServer, grpc_client: Client, front: str, case: str) -> None:
+def test_bad_input_over_generate(server: TritonServer, grpc_client: Client, path: str, case: str) -> None:
     fields, message = BAD[case]
-    refused = post(server, front, fields)
+    refused = post(server, path, fields)
     assert refused.status_code == 400
     assert message in refused.text
     assert grpc_client.is_ready()

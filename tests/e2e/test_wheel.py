@@ -32,7 +32,7 @@ MAIN = ROOT / "deploy" / "locks" / "main.txt"
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both wheels, built from a clean clone."""
+    """Build both wheels from a clean clone."""
     folder = tmp_path_factory.mktemp("wheels")
     clone, dist = folder / "clone", folder / "dist"
     subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), clone], check=True)
@@ -66,7 +66,7 @@ def install(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Install:
 
 
 def spoken(*command: str | Path) -> tuple[int, str]:
-    """Status and output of a command, run where no repository is."""
+    """Return the status and output of a command, run where there is no repository."""
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 

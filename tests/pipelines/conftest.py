@@ -1,4 +1,4 @@
-"""Load the pipelines in a thread of their own: kfp looks at every frame of the stack for every task.
+"""Load the pipelines in a thread of their own: kfp inspects every frame of the stack for every task.
 
 Below pytest's stack, with the whole suite's modules loaded, that takes half a minute; here it takes a second.
 """

@@ -1,4 +1,4 @@
-"""What is asked of a Kubeflow Pipelines server, by a stand-in that only records: there is no cluster here."""
+"""Requests to a Kubeflow Pipelines server, recorded by a stand-in: there is no cluster here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PipelineServer:
                 self.wfile.write(json.dumps(body).encode())
 
             def log_message(self, *arguments: object) -> None:
-                """Nothing on the terminal."""
+                """Say nothing on the terminal."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -63,7 +63,9 @@ def server() -> Iterator[PipelineServer]:
 
 
 def test_a_run(server: PipelineServer) -> None:
-    assert cluster.submit("prompt-list", {"count": 3}, server.url, "a-token", None, None) == "r"
+    assert (
+        cluster.submit("prompt-list", {"count": 3}, host=server.url, token="a-token", namespace=None, cron=None) == "r"
+    )
     run = server.created["runs"]
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "prompt-list"
     assert run["runtime_config"]["parameters"] == {"count": 3}
@@ -72,7 +74,7 @@ def test_a_run(server: PipelineServer) -> None:
 
 
 def test_a_schedule(server: PipelineServer) -> None:
-    assert cluster.submit("prompt-list", {}, server.url, None, "mine", "0 0 3 * * *") == "rr"
+    assert cluster.submit("prompt-list", {}, host=server.url, token=None, namespace="mine", cron="0 0 3 * * *") == "rr"
     recurring = server.created["recurringruns"]
     assert recurring["trigger"]["cron_schedule"]["cron"] == "0 0 3 * * *"
     assert recurring["mode"] == "ENABLE"
@@ -81,9 +83,9 @@ def test_a_schedule(server: PipelineServer) -> None:
 
 def test_what_is_refused(server: PipelineServer) -> None:
     with pytest.raises(InvalidRequest, match="colour"):
-        cluster.submit("prompt-list", {"colour": "red"}, server.url, None, None, None)
+        cluster.submit("prompt-list", {"colour": "red"}, host=server.url, token=None, namespace=None, cron=None)
     assert server.created == {}
     for status, kind in ((400, InvalidRequest), (403, EngineUnavailable)):
         server.refusal = status
         with pytest.raises(kind, match=f"refused: {status}"):
-            cluster.submit("prompt-list", {}, server.url, None, None, None)
+            cluster.submit("prompt-list", {}, host=server.url, token=None, namespace=None, cron=None)

@@ -12,7 +12,7 @@ from tests.deploy.manifests import build
 
 
 def compiled(name: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pipeline's specification, and what belongs to Kubernetes."""
+    """Return the compiled pipeline's specification, and the part for Kubernetes."""
     compiler.Compiler().compile(pipelines.ALL[name], str(folder / "pipeline.yaml"))
     parts = list(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
     return parts[0], parts[1] if len(parts) > 1 else {}
@@ -45,7 +45,7 @@ def test_steps_get_what_the_overlay_brings(tmp_path: Path) -> None:
         assert {mount["pvcNameParameter"]["runtimeValue"]["constant"] for mount in step["pvcMount"]} <= claims
         needed = {secret["secretName"]: not secret.get("optional", False) for secret in step["secretAsEnv"]}
         assert needed == {"aquatint-pipelines": True, "huggingface": False}
-        # Triton's NetworkPolicy lets in pods of ours alone.
+        # Triton's NetworkPolicy lets in only our pods.
         assert step["podMetadata"]["labels"] == admitted
     trainer = pipeline["deploymentSpec"]["executors"]["exec-dreambooth"]["container"]
     assert trainer["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"

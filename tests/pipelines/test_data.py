@@ -1,4 +1,4 @@
-"""Instance pictures from sources nobody vouches for."""
+"""Instance images from sources that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aquatint_pipelines.dreambooth import data, pictures, subject
+from aquatint_pipelines.dreambooth import data, images, subject
 from PIL import Image
 
 from aquatint.contract.errors import BundleRejected, InvalidRequest
@@ -19,7 +19,7 @@ RHDOG = ROOT / "pipelines" / "models" / "rhdog"
 
 
 def noise(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
-    """A picture unlike those of other seeds, and smooth enough to survive scaling."""
+    """Make an image unlike those of other seeds, and smooth enough to survive scaling."""
     small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -31,16 +31,16 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def prepare(source: Path, out: Path) -> data.Dataset:
-    return data.prepare(str(source), out, "rhdog", 64, "a photo of {token} {here}")
+    return data.prepare(str(source), out, token="rhdog", resolution=64, instance_prompt="a photo of {token} {here}")
 
 
 def test_the_demo_subject(tmp_path: Path) -> None:
     dataset = prepare(RHDOG, tmp_path / "out")
-    assert [picture.caption for picture in dataset.instance] == [
+    assert [image.caption for image in dataset.instance] == [
         f"a flat emoji of a rhdog on a {pose.background} background" for pose in subject.POSES
     ]
     assert dataset.dropped == []
-    assert data.read_pictures(tmp_path / "out", dataset.instance).shape == (5, 64, 64, 3)
+    assert data.read_images(tmp_path / "out", dataset.instance).shape == (5, 64, 64, 3)
     assert data.read(tmp_path / "out") == dataset
 
 
@@ -69,7 +69,7 @@ def test_what_is_left_out_and_why(tmp_path: Path) -> None:
     (source / "f.pdf").write_bytes(b"%PDF")
     (source / "g-gif.png").write_bytes(encoded(noise(4), "GIF"))
     dataset = prepare(source, tmp_path / "out")
-    assert [picture.source for picture in dataset.instance] == ["a.png"]
+    assert [image.source for image in dataset.instance] == ["a.png"]
     assert dataset.instance[0].caption == "a photo of rhdog {here}"
     assert {dropped.source: dropped.reason for dropped in dataset.dropped} == {
         "f.pdf": "not a picture",
@@ -90,7 +90,7 @@ def test_too_many_pixels_are_not_decoded(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_are_turned_upright_cropped_and_put_on_white(tmp_path: Path) -> None:
+def test_images_are_turned_upright_cropped_and_put_on_white(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     wide = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
     wide.paste((255, 0, 0, 255), (50, 0, 150, 50))
@@ -98,9 +98,9 @@ def test_pictures_are_turned_upright_cropped_and_put_on_white(tmp_path: Path) ->
     exif[0x0112] = 3  # upside down
     (tmp_path / "in" / "a.png").write_bytes(encoded(wide, exif=exif))
     dataset = prepare(tmp_path / "in", tmp_path / "out")
-    (picture,) = data.read_pictures(tmp_path / "out", dataset.instance)
+    (image,) = data.read_images(tmp_path / "out", dataset.instance)
     for row, column, colour in ((8, 32, (255, 255, 255)), (56, 32, (255, 0, 0)), (56, 2, (255, 0, 0))):
-        assert np.abs(picture[row, column].astype(int) - colour).max() <= 2
+        assert np.abs(image[row, column].astype(int) - colour).max() <= 2
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "/etc/evil.png", "a/../../evil.png", "C:\\evil.png"])
@@ -134,12 +134,12 @@ def test_links_and_devices(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", b"0" * 2000)
     with pytest.raises(InvalidRequest, match="2000 bytes, more than 1000"):
         prepare(tmp_path / "bomb.zip", tmp_path / "out")
-    monkeypatch.setattr(pictures, "MAX_FILES", 3)
+    monkeypatch.setattr(images, "MAX_FILES", 3)
     (tmp_path / "many").mkdir()
     for index in range(4):
         (tmp_path / "many" / f"{index}.txt").write_text("x")

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aquatint_pipelines.drawing import draw, load_pipeline
 from aquatint_pipelines.dreambooth import (
-    class_pictures,
+    class_images,
     data,
     evaluation,
     launch,
@@ -23,6 +22,8 @@ from aquatint_pipelines.dreambooth import (
 )
 from aquatint_pipelines.dreambooth.embedding import open_embedder, similarity
 from aquatint_pipelines.folders import replace_folder, settle_folder
+from aquatint_pipelines.generating import generate, load_pipeline
+from aquatint_pipelines.sampling import Sampling
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -50,8 +51,14 @@ def quick(**changes: Any) -> recipe.DreamboothRecipe:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "dataset"
     chosen = quick()
-    data.prepare(str(ROOT / "pipelines/models/rhdog"), folder, "rhdog", 64, chosen.instance_prompt)
-    class_pictures.add(CHECKPOINT, folder, chosen)
+    data.prepare(
+        str(ROOT / "pipelines/models/rhdog"),
+        folder,
+        token="rhdog",
+        resolution=64,
+        instance_prompt=chosen.instance_prompt,
+    )
+    class_images.add(CHECKPOINT, folder, chosen)
     return folder
 
 
@@ -83,7 +90,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
 
 def test_class_prompts_must_not_name_the_subject(dataset: Path) -> None:
     with pytest.raises(InvalidRequest, match="names the subject"):
-        class_pictures.add(CHECKPOINT, dataset, quick(prior={**PRIOR, "prompts": ["a rhdog"]}))
+        class_images.add(CHECKPOINT, dataset, quick(prior={**PRIOR, "prompts": ["a rhdog"]}))
 
 
 @pytest.mark.parametrize(
@@ -99,13 +106,13 @@ def test_class_prompts_must_not_name_the_subject(dataset: Path) -> None:
 def test_training_changes_what_it_should(dataset: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     chosen = quick(**changes)
     run, tuned = tmp_path / "run", tmp_path / "tuned"
-    outcome = training.train(CHECKPOINT, dataset, chosen, run, open_embedder())
+    outcome = training.train(CHECKPOINT, dataset, recipe=chosen, run=run, embedder=open_embedder())
     assert (outcome.steps, outcome.stopped) == (4, "all steps done")
     assert outcome.similarity is not None
     assert json.loads((run / "outcome.json").read_text())["steps"] == 4
     assert (run / "validation" / "000004.png").is_file()
     assert list((run / "logs").rglob("events.out.tfevents.*"))
-    weights.assemble(CHECKPOINT, run / "weights", tuned)
+    weights.assemble(CHECKPOINT, run / "weights", out=tuned)
     for component, trained in (
         ("transformer/diffusion_pytorch_model", True),
         ("text_encoder/model", chosen.train_text_encoders),
@@ -131,11 +138,11 @@ def test_a_killed_run_goes_on(dataset: Path, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(training.Trainer, "_step", counted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(CHECKPOINT, dataset, quick(), tmp_path)
+        training.train(CHECKPOINT, dataset, recipe=quick(), run=tmp_path)
     assert not (tmp_path / "weights").exists()
-    assert training.train(CHECKPOINT, dataset, quick(), tmp_path).steps == 4
+    assert training.train(CHECKPOINT, dataset, recipe=quick(), run=tmp_path).steps == 4
     assert steps == [0, 1, 2, 3, 2, 3]
-    assert training.train(CHECKPOINT, dataset, quick(), tmp_path).loss is None
+    assert training.train(CHECKPOINT, dataset, recipe=quick(), run=tmp_path).loss is None
 
 
 def test_a_kill_between_two_renames_loses_no_state(tmp_path: Path) -> None:
@@ -159,54 +166,64 @@ def test_a_kill_between_two_renames_loses_no_state(tmp_path: Path) -> None:
 def test_two_processes_train_one_model(dataset: Path, tmp_path: Path) -> None:
     """As several GPUs do: batches of their own, averaged gradients, one stop, one set of files; then on from there."""
     chosen = quick(validation={"every_steps": 2, "prompts": ["a {token}"], "patience": 1})
-    outcome = launch.train(CHECKPOINT, dataset, chosen, tmp_path / "run", "judge", processes=2)
+    outcome = launch.train(CHECKPOINT, dataset, recipe=chosen, run=tmp_path / "run", embedder="judge", processes=2)
     assert outcome.steps in {2, 4}
     assert outcome.similarity is not None
     assert len(list((tmp_path / "run" / "state").glob("random_states_*.pkl"))) == 2
-    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", tmp_path / "tuned")
+    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", out=tmp_path / "tuned")
     more = quick(max_train_steps=6, validation={"every_steps": 100, "prompts": ["a {token}"]})
-    assert launch.train(CHECKPOINT, dataset, more, tmp_path / "run", "judge", processes=2).steps == 6
+    assert (
+        launch.train(CHECKPOINT, dataset, recipe=more, run=tmp_path / "run", embedder="judge", processes=2).steps == 6
+    )
     with pytest.raises(EngineUnavailable, match="2 processes failed"):
-        launch.train(tmp_path / "nothing", dataset, chosen, tmp_path / "other", "judge", processes=2)
+        launch.train(
+            tmp_path / "nothing", dataset, recipe=chosen, run=tmp_path / "other", embedder="judge", processes=2
+        )
 
 
 def test_training_stops_early(dataset: Path, tmp_path: Path) -> None:
-    def indifferent(pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.ones((len(pictures), 1), np.float32)
+    def indifferent(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.ones((len(images), 1), np.float32)
 
     chosen = quick(max_train_steps=50, validation={"every_steps": 1, "prompts": ["a {token}"], "patience": 2})
-    outcome = training.train(CHECKPOINT, dataset, chosen, tmp_path, indifferent)
+    outcome = training.train(CHECKPOINT, dataset, recipe=chosen, run=tmp_path, embedder=indifferent)
     assert (outcome.steps, outcome.stopped) == (3, "no better in 2 validations")
 
 
-def test_an_adapter_draws_as_the_fused_model_does(dataset: Path, tmp_path: Path) -> None:
+def test_an_adapter_generates_as_the_fused_model_does(dataset: Path, tmp_path: Path) -> None:
     chosen = quick(learning_rate=0.05)
-    training.train(CHECKPOINT, dataset, chosen, tmp_path / "run")
-    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", tmp_path / "fused")
-    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", tmp_path / "kept", fuse=False)
-    apart = load_pipeline(tmp_path / "kept")
-    apart.load_lora_weights(tmp_path / "kept" / "adapter")
+    training.train(CHECKPOINT, dataset, recipe=chosen, run=tmp_path / "run")
+    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", out=tmp_path / "fused")
+    weights.assemble(CHECKPOINT, tmp_path / "run" / "weights", out=tmp_path / "kept", fuse=False)
+    separate = load_pipeline(tmp_path / "kept")
+    separate.load_lora_weights(tmp_path / "kept" / "adapter")
     base, fused, adapted = (
-        draw(pipeline, ["a rhdog"], [1], 4, 4.5).astype(float)
-        for pipeline in (load_pipeline(CHECKPOINT), load_pipeline(tmp_path / "fused"), apart)
+        generate(pipeline, ["a rhdog"], seeds=[1], sampling=Sampling(4, 4.5)).astype(float)
+        for pipeline in (load_pipeline(CHECKPOINT), load_pipeline(tmp_path / "fused"), separate)
     )
     assert np.abs(fused - base).mean() > 5.0
     assert np.abs(fused - adapted).mean() < 0.5
     full = tmp_path / "full"
     (full / "transformer").mkdir(parents=True)
     with pytest.raises(InvalidRequest, match="no adapter"):
-        weights.assemble(CHECKPOINT, full, tmp_path / "x", fuse=False)
+        weights.assemble(CHECKPOINT, full, out=tmp_path / "x", fuse=False)
 
 
-def test_class_pictures_are_needed_for_the_prior(tmp_path: Path) -> None:
-    data.prepare(str(ROOT / "pipelines/models/rhdog"), tmp_path / "dataset", "rhdog", 64, "a {token}")
+def test_class_images_are_needed_for_the_prior(tmp_path: Path) -> None:
+    data.prepare(
+        str(ROOT / "pipelines/models/rhdog"),
+        tmp_path / "dataset",
+        token="rhdog",
+        resolution=64,
+        instance_prompt="a {token}",
+    )
     with pytest.raises(BundleRejected, match="no class pictures"):
-        training.Trainer(CHECKPOINT, tmp_path / "dataset", quick(), tmp_path / "run")
+        training.Trainer(CHECKPOINT, tmp_path / "dataset", recipe=quick(), run=tmp_path / "run")
 
 
 def test_runs_have_folders_of_their_own(dataset: Path, tmp_path: Path) -> None:
     folders = {
-        work.run_folder(tmp_path, checkpoint, dataset, chosen)
+        work.run_folder(tmp_path, checkpoint=checkpoint, dataset=dataset, recipe=chosen)
         for checkpoint in ("mini", "other")
         for chosen in (quick(), quick(), quick(seed=1))
     }
@@ -215,15 +232,22 @@ def test_runs_have_folders_of_their_own(dataset: Path, tmp_path: Path) -> None:
 
 def test_the_gate_and_the_report(dataset: Path, tmp_path: Path) -> None:
     chosen = quick()
-    training.train(CHECKPOINT, dataset, chosen, tmp_path / "run", open_embedder())
-    measured = evaluation.evaluate(CHECKPOINT, CHECKPOINT, dataset, chosen, open_embedder(), tmp_path / "evaluation")
+    training.train(CHECKPOINT, dataset, recipe=chosen, run=tmp_path / "run", embedder=open_embedder())
+    measured = evaluation.evaluate(
+        CHECKPOINT,
+        CHECKPOINT,
+        dataset=dataset,
+        recipe=chosen,
+        embedder=open_embedder(),
+        out=tmp_path / "evaluation",
+    )
     assert evaluation.read(tmp_path / "evaluation") == measured
     # Nothing was learned: the model is its own base.
     assert measured.subject_gain == pytest.approx(0.0, abs=1e-6)
     assert measured.prior_drift == pytest.approx(0.0, abs=1e-6)
     with pytest.raises(BundleRejected, match=r"gained 0\.000, less than 0\.05"):
         evaluation.check_gate(measured)
-    html = report.render(dataset, tmp_path / "run", tmp_path / "evaluation", None)
+    html = report.render(dataset, tmp_path / "run", evaluated=tmp_path / "evaluation", manifest=None)
     assert "Not published" in html
     assert html.count("data:image/png") == 5 + 1 + 2 * 2
     assert "http" not in html.replace("http://www.w3.org", "")

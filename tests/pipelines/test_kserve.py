@@ -73,7 +73,7 @@ class Cluster:
 
 
 def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
-    """RFC 7396."""
+    """Merge as in RFC 7396."""
     for key, value in patch.items():
         if value is None:
             target.pop(key, None)
@@ -94,20 +94,20 @@ def service(cluster: Cluster) -> InferenceService:
 
 
 def served(uri: str, canary: int | None = None) -> dict[str, Any]:
-    """The patch that has an address served, ``None`` taking away a canary's share."""
+    """Build the patch that has an address served, ``None`` taking away a canary's share."""
     return {"spec": {"predictor": {"canaryTrafficPercent": canary, "model": {"storageUri": uri}}}}
 
 
 def test_deploy(cluster: Cluster, service: InferenceService) -> None:
     before = cluster.uri
-    assert service.deploy(NEW, None, 5.0) == before
+    assert service.deploy(NEW, canary_percent=None, timeout_s=5.0) == before
     assert cluster.patches == [served(NEW)]
     service.roll_back(before)
     assert cluster.patches[1:] == [served(before)]
 
 
 def test_a_canary_is_promoted_or_rolled_back(cluster: Cluster, service: InferenceService) -> None:
-    before = service.deploy(NEW, 10, 5.0)
+    before = service.deploy(NEW, canary_percent=10, timeout_s=5.0)
     assert cluster.patches == [served(NEW, 10)]
     service.promote()
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
@@ -121,19 +121,19 @@ def test_a_trial_gives_a_canary_everything(cluster: Cluster, service: InferenceS
     def trial() -> None:
         seen.append(cluster.service["spec"]["predictor"]["canaryTrafficPercent"])
 
-    service.deploy(NEW, 10, 5.0, trial)
+    service.deploy(NEW, canary_percent=10, timeout_s=5.0, trial=trial)
     assert seen == [10]
     assert cluster.uri == NEW
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
 
 
-def test_a_version_that_cannot_draw_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
+def test_a_version_that_cannot_generate_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     def trial() -> None:
         raise BundleRejected("version 2 draws blank pictures")
 
     before = cluster.uri
     with pytest.raises(BundleRejected, match="blank"):
-        service.deploy(NEW, 10, 5.0, trial)
+        service.deploy(NEW, canary_percent=10, timeout_s=5.0, trial=trial)
     assert cluster.uri == before
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
 
@@ -148,16 +148,23 @@ def test_the_step_moves_the_pointer_when_all_traffic_moved(
     (tmp_path / "file").write_text("content")
     registry = Registry(FileObjects(tmp_path / "store"), "mini")
     registry.publish({"repository/file": tmp_path / "file"}, {})
-    # Nobody answers at the last address: the picture cannot be drawn, so the old version returns.
+    # Nobody answers at the last address: no image can be generated, so the old version returns.
     with pytest.raises(EngineUnavailable) if url else contextlib.nullcontext():
-        steps.deploy_to_kserve(str(tmp_path / "store"), "mini", 1, "images", "aquatint", canary, 5.0, url, ["a fox"])
+        steps.deploy_to_kserve(
+            str(tmp_path / "store"),
+            "mini",
+            1,
+            namespace="images",
+            service="aquatint",
+            rollout=steps.Rollout(canary, 5.0, url, ["a fox"]),
+        )
     pointer = registry.latest()
     assert (pointer and pointer.version) == in_use
 
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> Registry:
-    """Two versions of ``mini`` in a folder that stands for any bucket."""
+    """Publish two versions of ``mini`` in a folder that stands for any bucket."""
     monkeypatch.setattr(kserve, "connect", lambda: cluster)
     monkeypatch.setattr(kserve, "InferenceService", functools.partial(InferenceService, poll_s=0.01))
     objects = FileObjects(tmp_path / "bucket")
@@ -172,14 +179,16 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Cluster) 
 @pytest.mark.parametrize("store", ["s3://models", "s3://models/", "s3://models/team/a", "pvc://weights/a/"])
 def test_the_step_writes_where_the_version_is(cluster: Cluster, registry: Registry, tmp_path: Path, store: str) -> None:
     """KServe downloads what is below the address: it must be the model repository itself, of this very version."""
-    steps.deploy_to_kserve(store, "mini", 2, "images", "aquatint", 0, 5.0, "", [])
+    steps.deploy_to_kserve(
+        store, "mini", 2, namespace="images", service="aquatint", rollout=steps.Rollout(0, 5.0, "", [])
+    )
     assert cluster.patches == [served(f"{store.rstrip('/')}/models/mini/2/repository")]
     below_the_store = cluster.uri.removeprefix(f"{store.rstrip('/')}/")
     assert (tmp_path / "bucket" / below_the_store / "mini" / "config.pbtxt").read_text() == "version 2"
 
 
 @pytest.mark.parametrize("canary", [0, 25])
-def test_the_step_draws_the_probes_at_the_address_given(
+def test_the_step_generates_the_probes_at_the_address_given(
     cluster: Cluster, registry: Registry, monkeypatch: pytest.MonkeyPatch, canary: int
 ) -> None:
     """While the new version has its share of the traffic, and before it gets all."""
@@ -189,12 +198,19 @@ def test_the_step_draws_the_probes_at_the_address_given(
         calls.append(options)
         return fake_client()
 
-    def draw(_: Client, probes: list[str], version: int) -> None:
+    def generate(_: Client, probes: list[str], version: int) -> None:
         calls.append((probes, version, cluster.service["spec"]["predictor"].get("canaryTrafficPercent")))
 
     monkeypatch.setattr(steps, "connect", connect)
-    monkeypatch.setattr("aquatint.registry.draw", draw)
-    steps.deploy_to_kserve("s3://m", "mini", 2, "images", "aquatint", canary, 5.0, "images:9000", ["a fox"])
+    monkeypatch.setattr("aquatint.registry.draw", generate)
+    steps.deploy_to_kserve(
+        "s3://m",
+        "mini",
+        2,
+        namespace="images",
+        service="aquatint",
+        rollout=steps.Rollout(canary, 5.0, "images:9000", ["a fox"]),
+    )
     where = {"url": "images:9000", "protocol": "grpc", "model": "mini"}
     assert calls == [where, (["a fox"], 2, canary or None)]
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
@@ -206,20 +222,20 @@ def test_the_step_draws_the_probes_at_the_address_given(
 def test_a_version_that_does_not_load_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     before = cluster.uri
     with pytest.raises(EngineUnavailable, match="no such key"):
-        service.deploy(BAD, 10, 5.0)
+        service.deploy(BAD, canary_percent=10, timeout_s=5.0)
     assert cluster.patches == [served(BAD, 10), served(before)]
 
 
 def test_time_runs_out(cluster: Cluster, service: InferenceService) -> None:
     before = cluster.uri
     with pytest.raises(EngineUnavailable, match="not ready in 0 s"):
-        service.deploy(NEW, None, 0.0)
+        service.deploy(NEW, canary_percent=None, timeout_s=0.0)
     assert cluster.uri == before
 
 
 def test_refusals(cluster: Cluster, service: InferenceService) -> None:
     with pytest.raises(ModelNotFound, match="no InferenceService other"):
-        InferenceService(cluster, "images", "other").deploy(NEW, None, 1.0)
+        InferenceService(cluster, "images", "other").deploy(NEW, canary_percent=None, timeout_s=1.0)
     cluster.refuse = 403
     with pytest.raises(EngineUnavailable, match="403 Forbidden"):
-        service.deploy(NEW, None, 1.0)
+        service.deploy(NEW, canary_percent=None, timeout_s=1.0)

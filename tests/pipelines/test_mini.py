@@ -13,8 +13,8 @@ from aquatint_pipelines.mini.captions import Combination
 def dataset() -> datasets.EmojiDataset:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 4), np.uint8)
     aliases: dict[str, list[str]] = {"fox": [], "red apple": ["apple"], "owl": ["hoot"]}
-    pictures = dict.fromkeys(captions.STYLES, pixels)
-    return datasets.EmojiDataset(list(aliases), ["A", "F", "A"], aliases, pictures)
+    images = dict.fromkeys(captions.STYLES, pixels)
+    return datasets.EmojiDataset(list(aliases), ["A", "F", "A"], aliases, images)
 
 
 def test_write_and_read(dataset: datasets.EmojiDataset, tmp_path: Path) -> None:
@@ -41,12 +41,12 @@ def test_held_out_combinations_are_fixed_and_disjoint(dataset: datasets.EmojiDat
     assert datasets.is_held_out(Combination("fox", "noto", "pink")) == (Combination("fox", "noto", "pink") in held_out)
 
 
-def test_compose_puts_the_picture_on_the_colour() -> None:
+def test_compose_puts_the_image_on_the_colour() -> None:
     rgba = np.zeros((1, 128, 128, 4), np.uint8)
     rgba[:, :64] = (255, 0, 0, 255)
-    picture = datasets.compose(rgba, np.array([[10, 20, 30]]), 64)[0]
-    assert picture[0, 0].tolist() == [255, 0, 0]
-    assert picture[63, 63].tolist() == [10, 20, 30]
+    image = datasets.compose(rgba, np.array([[10, 20, 30]]), 64)[0]
+    assert image[0, 0].tolist() == [255, 0, 0]
+    assert image[63, 63].tolist() == [10, 20, 30]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_articles(noun: str, worded: str) -> None:
     assert captions.with_article(noun) == worded
 
 
-def test_captions_say_what_the_picture_shows() -> None:
+def test_captions_say_what_the_image_shows() -> None:
     rng = random.Random(0)
     for _ in range(300):
         combination = Combination("fox", rng.choice(captions.STYLES), rng.choice(list(captions.BACKGROUNDS)))
@@ -82,8 +82,8 @@ def test_judge_scores_what_it_sees(dataset: datasets.EmojiDataset) -> None:
     torch.manual_seed(0)
     untrained = judge.Judge(dataset.subjects).eval()
     combinations = dataset.combinations(held_out=False)[:20]
-    pictures = np.stack([dataset.picture(c, 64) for c in combinations])
-    ranked = untrained.look(pictures)
+    images = np.stack([dataset.image(c, 64) for c in combinations])
+    ranked = untrained.look(images)
     agreeing = [
         Combination(
             dataset.subjects[ranked["subject"][i, 0]],
@@ -92,7 +92,7 @@ def test_judge_scores_what_it_sees(dataset: datasets.EmojiDataset) -> None:
         )
         for i in range(20)
     ]
-    assert judge.score(untrained, agreeing, pictures)["all_three"].value == 1.0
+    assert judge.score(untrained, agreeing, images)["all_three"].value == 1.0
 
 
 def test_training_stops_resumes_and_anneals(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sizes, counts and colours: worded as they are drawn, and drawn as they are worded."""
+"""Sizes, counts and colours: worded as they are shown, and shown as they are worded."""
 
 import random
 
@@ -79,8 +79,8 @@ def test_plain_combinations_come_first_and_keep_their_keys(dataset: datasets.Emo
     ("arrangement", "low", "high"), [("small", 0.25, 0.35), ("large", 1.25, 1.4), ("two", 0.45, 0.55)]
 )
 def test_arrangements_cover_what_they_say(arrangement: str, low: float, high: float) -> None:
-    drawn = disc((220, 30, 30))
-    share = (scenes.arrange(drawn, arrangement)[..., 3] > 128).sum() / (drawn[..., 3] > 128).sum()
+    plain = disc((220, 30, 30))
+    share = (scenes.arrange(plain, arrangement)[..., 3] > 128).sum() / (plain[..., 3] > 128).sum()
     assert low < share < high
 
 
@@ -95,6 +95,6 @@ def test_the_judge_of_scenes_scores_them(dataset: datasets.EmojiDataset) -> None
     torch.manual_seed(0)
     wanted = scenes.combinations(dataset, SCENES, held_out=False)[::7]
     looking = judge.Judge(dataset.subjects, scenes=True).eval()
-    scored = judge.judge_real(looking, dataset, wanted, 64)
+    scored = judge.judge_real(looking, dataset, wanted, size=64)
     assert set(scored) >= {"all_three", "arrangement", "colour", "all_five"}
     assert scored["all_five"].total == len(wanted)

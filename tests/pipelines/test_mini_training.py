@@ -1,4 +1,4 @@
-"""The optimizer, snapshots and the autoencoder's pictures."""
+"""The optimizer, snapshots and the autoencoder's images."""
 
 import json
 import signal
@@ -85,7 +85,7 @@ def test_precision_says_why() -> None:
     assert training.precision("auto")[0] in {"bf16", "no"}
 
 
-def test_held_out_art_is_neither_drawn_nor_trained_on() -> None:
+def test_held_out_art_is_neither_used_nor_trained_on() -> None:
     names = [f"thing {i}" for i in range(40)]
     pixels = np.zeros((40, 128, 128, 4), np.uint8)
     pixels[..., 0] = np.arange(40)[:, None, None]
@@ -96,12 +96,12 @@ def test_held_out_art_is_neither_drawn_nor_trained_on() -> None:
         update={"subjects": subjects, "vae": packaged.vae.model_copy(update={"held_out_one_in": 2})}
     )
     art = vae.Art.split(dataset, chosen, torch.device("cpu"))
-    held_out, trained = (set(pictures[:, 0, 0, 0].tolist()) for pictures in (art.held_out, art.training))
+    held_out, trained = (set(images[:, 0, 0, 0].tolist()) for images in (art.held_out, art.training))
     assert held_out
     assert min(held_out) >= 20
     assert not held_out & trained
     assert len(art.held_out) + len(art.training) == 80
-    assert vae.training_pictures(art, chosen).shape == (8, 3, 64, 64)
+    assert vae.training_images(art, chosen).shape == (8, 3, 64, 64)
 
 
 def test_a_terminated_training_saves_and_goes_on(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ WORDS = {"animal": ["fox", "dog"], "colour": ["blue", "green"]}
 
 
 def test_a_list_of_prompts_is_different_each_and_the_same_again() -> None:
-    made = prompts.generate_list(TEMPLATES, WORDS, 5, seed=3)
-    assert made == prompts.generate_list(TEMPLATES, WORDS, 5, seed=3)
+    made = prompts.generate_list(TEMPLATES, WORDS, count=5, seed=3)
+    assert made == prompts.generate_list(TEMPLATES, WORDS, count=5, seed=3)
     rows = prompts.read_list(made.encode())
     assert {bucket for bucket, _ in rows} == {"pets", "plain"}
     assert len({request.prompt for _, request in rows}) == 5
@@ -27,7 +27,7 @@ def test_a_list_of_prompts_is_different_each_and_the_same_again() -> None:
 )
 def test_lists_that_cannot_be_made(templates: dict[str, list[str]], count: int, complaint: str) -> None:
     with pytest.raises(InvalidRequest, match=complaint):
-        prompts.generate_list(templates, WORDS, count, 0)
+        prompts.generate_list(templates, WORDS, count=count, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ class Failing(FileObjects):
         super().put(key, data, content_type)
 
 
-def test_drawing_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    rows = prompts.read_list(prompts.generate_list(TEMPLATES, WORDS, 5, seed=0).encode())
+def test_generating_resumes_where_it_stopped(tmp_path: Path) -> None:
+    rows = prompts.read_list(prompts.generate_list(TEMPLATES, WORDS, count=5, seed=0).encode())
     client: Client
     with fake_client() as client:
-        assert prompts.draw_list(client, Failing(tmp_path), rows) == {"drawn": 1, "kept": 0, "failed": 4}
+        assert prompts.generate_images(client, Failing(tmp_path), rows) == {"drawn": 1, "kept": 0, "failed": 4}
         assert "StoreUnavailable: full" in (tmp_path / "results.csv").read_text()
-        assert prompts.draw_list(client, FileObjects(tmp_path), rows) == {"drawn": 4, "kept": 1, "failed": 0}
-        assert prompts.draw_list(client, FileObjects(tmp_path), rows) == {"drawn": 0, "kept": 5, "failed": 0}
+        assert prompts.generate_images(client, FileObjects(tmp_path), rows) == {"drawn": 4, "kept": 1, "failed": 0}
+        assert prompts.generate_images(client, FileObjects(tmp_path), rows) == {"drawn": 0, "kept": 5, "failed": 0}
     assert len(list((tmp_path / "pets").glob("*.png"))) == 4
     assert len(list((tmp_path / "plain").glob("*.json"))) == 1
 

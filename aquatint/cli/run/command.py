@@ -54,12 +54,12 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        """One log for each program and stage."""
+        """The folder with one log for each program and stage."""
         return self.home / "logs"
 
     @property
     def image(self) -> Path:
-        """The first image."""
+        """The file of the first image."""
         return self.home / "picture.png"
 
     @property
@@ -74,6 +74,7 @@ class Layout:
 
 
 def run(
+    *,
     home: Annotated[
         Path | None, typer.Option(help="Folder of everything that is kept.", envvar="AQUATINT_HOME")
     ] = None,
@@ -90,7 +91,7 @@ def run(
     extras.require("run", "aquatint run", "sqlalchemy", "openai")
     from aquatint.cli.run.supervisor import Supervisor  # noqa: PLC0415 - supervisor is not among a client's packages
 
-    # Also where a shell had Ctrl-C ignored, as for a command in the background.
+    # Even where the shell made us ignore Ctrl-C, as it does for background commands.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with clean_errors(), contextlib.suppress(KeyboardInterrupt):
@@ -104,9 +105,9 @@ def run(
         _export(layout, checkpoint or str(demo.bundled_checkpoint()), stages)
         began = time.monotonic()
         with Supervisor(list(_programs(layout, torch, pip_options)), layout.logs) as supervisor, _stopping(stages):
-            _start(layout, supervisor, stages, prompt)
+            _start(layout, supervisor, stages=stages, prompt=prompt)
             OUT.print(_panel(layout))
-            _watch(layout, supervisor, stages, began)
+            _watch(layout, supervisor, stages=stages, began=began)
 
 
 def _export(layout: Layout, checkpoint: str, stages: Stages) -> None:
@@ -135,18 +136,18 @@ def _programs(layout: Layout, torch: str, pip_options: str) -> Iterator[Program]
     if layout.llm is not None:
         options = ["--torch", torch, "--pip-options", pip_options]
         command = [str(_BIN / "aquatint"), "llm", "serve", "--install", *options]
-        # Whatever ends it in the first minutes, a full disk above all, would end it again.
+        # Whatever stops it in the first minutes (most likely a full disk) would stop it again.
         yield Program("llm", command, starts_in_s=300, stops_in_s=20)
 
 
 def _unless_set(variables: dict[str, str]) -> dict[str, str]:
-    """``variables`` without those that the user's environment has."""
+    """Drop the ``variables`` that the user's environment already sets."""
     return {name: value for name, value in variables.items() if name not in os.environ}
 
 
 @contextlib.contextmanager
 def _stopping(stages: Stages) -> Iterator[None]:
-    """Say that everything is being stopped, before it is."""
+    """Announce the shutdown before it begins."""
     try:
         yield
     except KeyboardInterrupt:
@@ -154,7 +155,7 @@ def _stopping(stages: Stages) -> Iterator[None]:
         raise
 
 
-def _start(layout: Layout, supervisor: Supervisor, stages: Stages, prompt: str) -> None:
+def _start(layout: Layout, supervisor: Supervisor, *, stages: Stages, prompt: str) -> None:
     address = f"http://127.0.0.1:{layout.server.http_port}/v2/health/ready"
     with stages.stage("Triton"):
         _wait(supervisor, "triton", lambda: readiness.is_ready(address))
@@ -190,8 +191,8 @@ def _panel(layout: Layout) -> Panel:
     return Panel(rows, title="Aquatint is running; Ctrl-C stops it", expand=False)
 
 
-def _watch(layout: Layout, supervisor: Supervisor, stages: Stages, began: float) -> None:
-    """Until Ctrl-C; say when the language model is ready, and what cannot be started any more."""
+def _watch(layout: Layout, supervisor: Supervisor, *, stages: Stages, began: float) -> None:
+    """Wait until Ctrl-C; say when the language model is ready, and what supervisor no longer restarts."""
     llm = layout.llm
     if llm is not None:
         OUT.print("the language model follows; it is installed once (2.5 GB), and the page works without it")

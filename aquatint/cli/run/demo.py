@@ -1,4 +1,4 @@
-"""The demo checkpoint, and the model repository made of it, which is made again when either side changes."""
+"""The demo checkpoint and the model repository made from it, which is rebuilt when either side changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAIL_LINES = 15
 
 
 def bundled_checkpoint() -> Path:
-    """The demo checkpoint's folder. Raises ``BundleRejected`` where its package is not installed."""
+    """Find the demo checkpoint's folder. Raises ``BundleRejected`` if its package is not installed."""
     folder = _folder_of(_PACKAGE)
     if folder is None:
         raise BundleRejected("the demo checkpoint is not installed: pip install aquatint-mini, or name a --checkpoint")
@@ -27,7 +27,7 @@ def bundled_checkpoint() -> Path:
 
 
 def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
-    """Whether ``repository`` can be served as it is, and why."""
+    """Decide whether ``repository`` can be served as it is, and why."""
     described = repository / manifest.FILE_NAME
     if not described.is_file():
         return False, "there is none yet"
@@ -40,7 +40,7 @@ def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
 
 
 def export(checkpoint: str, repository: Path, log: Path) -> None:
-    """Export in a process of its own. Raises ``BundleRejected`` with the end of its log."""
+    """Export in a separate process. Raises ``BundleRejected`` with the end of its log."""
     command = [sys.executable, "-m", "aquatint.cli.app", "export", checkpoint, "--out", str(repository)]
     with log.open("wb") as file:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
@@ -63,7 +63,7 @@ def _read_stamp(repository: Path) -> dict[str, str] | None:
 
 
 def _inputs(checkpoint: str) -> str:
-    """A digest of what an export is made from: the export's and the fronts' code, and the checkpoint's files."""
+    """Hash what an export is made from: the code of the export and of Triton's models, and the checkpoint's files."""
     digest = hashlib.sha256(checkpoint.encode())
     for path in sorted(_code()):
         digest.update(path.read_bytes())
@@ -74,7 +74,7 @@ def _inputs(checkpoint: str) -> str:
 
 
 def _folder_of(package: str) -> Path | None:
-    """Where an installed package lies, without importing it: what it imports may be large."""
+    """Locate an installed package without importing it: its imports may be large."""
     spec = importlib.util.find_spec(package)
     return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
 

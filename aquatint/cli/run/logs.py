@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def tail(log: Path, lines: int) -> str:
-    """The last lines of ``log``; nothing where there is no such file."""
+    """Return the last lines of ``log``, or nothing if there is no such file."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""

@@ -20,7 +20,7 @@ _NEEDED_BYTES = 1 << 30
 
 
 class RunSettings(BaseSettings):
-    """Ports of the programs that have none in their own settings."""
+    """Ports of the programs that do not define one in their own settings."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
 
@@ -30,7 +30,7 @@ class RunSettings(BaseSettings):
 
 @dataclass(frozen=True)
 class Port:
-    """A port that must be free: whose it is, and the variable that moves it."""
+    """A port that must be free, the program that needs it, and the variable that changes it."""
 
     owner: str
     variable: str
@@ -38,13 +38,13 @@ class Port:
 
 
 def default_home() -> Path:
-    """``AQUATINT_HOME``, else our folder among the user's data."""
+    """Return ``AQUATINT_HOME``, or our folder among the user's data."""
     home = os.environ.get("AQUATINT_HOME")
     return Path(home) if home else user_data_folder()
 
 
 def ports(server: ServerSettings, run: RunSettings, llm: LlmSettings | None) -> Iterator[Port]:
-    """Every port that will be listened on."""
+    """List every port that will be listened on."""
     yield Port("Triton over HTTP", "AQUATINT_HTTP_PORT", server.http_port)
     yield Port("Triton over gRPC", "AQUATINT_GRPC_PORT", server.grpc_port)
     yield Port("Triton's metrics", "AQUATINT_METRICS_PORT", server.metrics_port)
@@ -55,7 +55,7 @@ def ports(server: ServerSettings, run: RunSettings, llm: LlmSettings | None) -> 
 
 
 def check_ports(wanted: Iterator[Port]) -> None:
-    """Raise ``EngineUnavailable`` naming every port of loopback that another program has."""
+    """Raise ``EngineUnavailable`` naming every loopback port that another program is using."""
     taken = [port for port in wanted if port.number and not _is_free(port.number)]
     if taken:
         lines = [f"port {port.number}, for {port.owner}, is taken: set {port.variable}" for port in taken]
@@ -63,7 +63,7 @@ def check_ports(wanted: Iterator[Port]) -> None:
 
 
 def check_disk(folder: Path) -> None:
-    """Raise ``EngineUnavailable`` where there is no room to work in."""
+    """Raise ``EngineUnavailable`` if there is not enough disk space to work in."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < _NEEDED_BYTES:
@@ -72,7 +72,7 @@ def check_disk(folder: Path) -> None:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as sock:
-        # What a server that has just ended leaves behind does not count as taken.
+        # Connections lingering from a server that has just stopped do not make the port taken.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""One line per stage: a spinner and the time it takes while it runs, a mark and the time it took afterwards."""
+"""One line per stage: a spinner and the elapsed time while it runs, then a mark and the time it took."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class Stages:
-    """Prints stages to ``console``; on anything but a terminal only how they ended."""
+    """Prints stages to ``console``; where that is not a terminal, only how they ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Show that ``name`` runs inside the block."""
+        """Show that ``name`` is running inside the block."""
         began = time.monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description:<27}"), TimeElapsedColumn())
         try:

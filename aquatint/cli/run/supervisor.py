@@ -1,4 +1,4 @@
-"""Run programs under supervisor (supervisord.org): it starts them again when they die, and ends them in order."""
+"""Run programs under supervisor (supervisord.org), which restarts them when they die and stops them in order."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from aquatint.server.process import end_with_parent
 _STOP_GRACE_S = 40.0
 _START_TIMEOUT_S = 20.0
 _POLL_S = 0.1
-# supervisor's own word for a program that it no longer tries to start.
+# supervisor's own word for a program that it has given up on.
 _FATAL = "FATAL"
 
 
 @dataclass(frozen=True)
 class Program:
-    """A command to keep running. One that ends within ``starts_in_s`` has not started, and is tried twice more."""
+    """A command to keep running. If it ends within ``starts_in_s`` it has not started, and is tried twice more."""
 
     name: str
     command: Sequence[str]
@@ -58,7 +58,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Its own process group, so that Ctrl-C reaches us alone and we stop it in order.
+            # A process group of its own, so that Ctrl-C reaches only us and we can stop it in order.
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
         )
@@ -78,11 +78,11 @@ class Supervisor:
         self._scratch.cleanup()
 
     def is_running(self) -> bool:
-        """Whether supervisord itself runs."""
+        """Return whether supervisord itself is running."""
         return self._process is not None and self._process.poll() is None
 
     def given_up(self) -> set[str]:
-        """The programs that supervisor no longer tries to start. Raises ``EngineUnavailable`` without supervisord."""
+        """Return the programs that supervisor no longer restarts. Raises ``EngineUnavailable`` without supervisord."""
         try:
             found = self._rpc().supervisor.getAllProcessInfo()
         except (OSError, xmlrpc.client.Error) as error:
@@ -91,7 +91,7 @@ class Supervisor:
         return {str(info["name"]) for info in found if info["statename"] == _FATAL}
 
     def last_words(self, name: str, lines: int = 10) -> str:
-        """The end of the log of the program ``name``."""
+        """Return the end of the log of the program ``name``."""
         return tail(self._logs / f"{name}.log", lines)
 
     @property
@@ -145,5 +145,5 @@ class Supervisor:
 
 
 def _literal(value: object) -> str:
-    """``value`` as supervisor's configuration takes it, where a per cent sign begins a variable."""
+    """Escape ``value`` for supervisor's configuration, where a per cent sign begins a variable."""
     return str(value).replace("%", "%%")

@@ -26,7 +26,7 @@ class Family(Protocol):
     name: str
 
     def assemble(self, served: ServedModel, outputs: dict[str, EncoderOutput], dropped_tokens: int) -> Conditioning:
-        """Join the text encoders' outputs, by component, to what the transformer is told."""
+        """Join the text encoders' outputs, by component, into the transformer's conditioning."""
 
     def prepare_latents(self, served: ServedModel, request: ResolvedRequest) -> NDArray[np.float32]:
         """Make the latents that denoising starts from, FP32 ``(images, channels, h, w)``."""
@@ -43,6 +43,6 @@ class Family(Protocol):
 
 @functools.cache
 def registry() -> dict[str, Family]:
-    """Every family by its name."""
+    """Return every family by name."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     return {module.FAMILY.name: module.FAMILY for module in modules if hasattr(module, "FAMILY")}

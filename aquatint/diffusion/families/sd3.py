@@ -14,7 +14,7 @@ from aquatint.diffusion.served_model import ServedModel, TextEncoder
 
 
 class StableDiffusion3:
-    """As diffusers' ``StableDiffusion3Pipeline`` does it."""
+    """Arranges arrays as diffusers' ``StableDiffusion3Pipeline`` does."""
 
     name = "sd3"
 
@@ -34,7 +34,7 @@ class StableDiffusion3:
         return Conditioning(np.concatenate(parts), np.concatenate(pooled), dropped_tokens)
 
     def prepare_latents(self, served: ServedModel, request: ResolvedRequest) -> NDArray[np.float32]:
-        """Draw the noise of every seed, FP32 ``(images, channels, h, w)``."""
+        """Sample the noise of every seed, FP32 ``(images, channels, h, w)``."""
         shape = served.latent_shape(request.width, request.height)
         return np.stack([randn(shape, seed) for seed in request.seeds])
 

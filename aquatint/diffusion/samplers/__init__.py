@@ -1,6 +1,6 @@
 """Samplers: how predicted velocities become latents, step by step. A module here that defines ``SAMPLER`` adds one.
 
-Arithmetic is by operators alone, so that latents may be numpy arrays or torch tensors on any device.
+They use only operators for arithmetic, so latents may be numpy arrays or torch tensors on any device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sampler(Protocol):
 
     @staticmethod
     def supports(config: FlowMatchConfig) -> bool:
-        """Whether this sampler can follow the checkpoint's scheduler configuration."""
+        """Return whether this sampler can follow the checkpoint's scheduler configuration."""
 
     def step(self, latents: Any, velocity: Any, index: int) -> Any:
         """Advance ``latents`` by evaluation ``index``; ``velocity`` has their shape, and evaluations come in order."""
@@ -34,14 +34,14 @@ class Sampler(Protocol):
 
 @functools.cache
 def registry() -> dict[str, type[Sampler]]:
-    """Every sampler by its name, the default first."""
+    """Return every sampler by name, the default first."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     found = {module.SAMPLER.name: module.SAMPLER for module in modules if hasattr(module, "SAMPLER")}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != DEFAULT, name))}
 
 
 def available(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The samplers that can follow a diffusers scheduler configuration, the default first.
+    """Return the samplers that can follow a diffusers scheduler configuration, the default first.
 
     Raises ``ValueError`` for an option that no sampler supports.
     """

@@ -10,7 +10,7 @@ from aquatint.diffusion.samplers.flow_match import FlowMatchConfig, Schedule
 
 
 class Euler:
-    """One evaluation for each step of ``dx / d sigma = velocity`` (Esser et al. 2024)."""
+    """Evaluates ``dx / d sigma = velocity`` once per step (Esser et al. 2024)."""
 
     name: ClassVar[str] = "euler"
 
@@ -20,7 +20,7 @@ class Euler:
 
     @staticmethod
     def supports(config: FlowMatchConfig) -> bool:
-        """Every flow-matching configuration."""
+        """Support every flow-matching configuration."""
         return True
 
     def step(self, latents: Any, velocity: Any, index: int) -> Any:

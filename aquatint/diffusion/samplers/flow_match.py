@@ -21,10 +21,10 @@ _UNSUPPORTED = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a sampler walks down.
+    """The noise levels that a sampler steps through.
 
     ``sigmas`` are noise levels, FP32 ``(evaluations + 1,)``, from about 1 down to 0; ``timesteps`` is what the
-    transformer is given at each but the last, FP32 ``(evaluations,)``.
+    transformer is given at each except the last, FP32 ``(evaluations,)``.
     """
 
     sigmas: NDArray[np.float32]
@@ -54,7 +54,7 @@ class FlowMatchConfig:
         return cls(**known)
 
     def sigmas(self, num_inference_steps: int, image_seq_len: int) -> NDArray[np.float64]:
-        """Noise levels without the final 0, FP64 ``(steps,)``. ``image_seq_len`` is in transformer patches."""
+        """Compute noise levels without the final 0, FP64 ``(steps,)``. ``image_seq_len`` is in transformer patches."""
         first, last = self._training_ends()
         sigmas = np.linspace(first, last, num_inference_steps) / self.num_train_timesteps
         if self.use_dynamic_shifting:
@@ -67,7 +67,7 @@ class FlowMatchConfig:
         return sigmas
 
     def _training_ends(self) -> tuple[float, float]:
-        """Largest and smallest training timestep. diffusers applies a fixed shift here and again on the grid."""
+        """Compute the first and last training timestep. diffusers applies a fixed shift here and again on the grid."""
         ends = np.array([self.num_train_timesteps, 1], np.float32) / np.float32(self.num_train_timesteps)
         if not self.use_dynamic_shifting:
             ends = self.shift * ends / (1 + (self.shift - 1) * ends)

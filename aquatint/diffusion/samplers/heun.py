@@ -10,7 +10,7 @@ from aquatint.diffusion.samplers.flow_match import FlowMatchConfig, Schedule
 
 
 class Heun:
-    """Two evaluations for each step but the last: the step is repeated with the mean of the slopes at both its ends.
+    """Evaluates every step but the last twice: it is repeated with the mean of the slopes at its two ends.
 
     Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 1.
     """
@@ -27,7 +27,7 @@ class Heun:
 
     @staticmethod
     def supports(config: FlowMatchConfig) -> bool:
-        """Fixed shifts; diffusers' scheduler has no other."""
+        """Support fixed shifts; diffusers' scheduler has no others."""
         return not config.use_dynamic_shifting and not config.shift_terminal
 
     def step(self, latents: Any, velocity: Any, index: int) -> Any:

@@ -16,4 +16,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     checkpoint, dataset, name, run, embedder = sys.argv[1:]
-    training.train(Path(checkpoint), Path(dataset), recipe.load(name), Path(run), open_embedder(embedder))
+    training.train(
+        Path(checkpoint), Path(dataset), recipe=recipe.load(name), run=Path(run), embedder=open_embedder(embedder)
+    )

@@ -1,6 +1,6 @@
-"""Instance pictures to a training set: decoded safely, upright, square, unique, captioned, with a manifest.
+"""Instance images to a training set: decoded safely, upright, square, unique, captioned, with a manifest.
 
-A dataset folder holds ``instance/*.png``, ``class/*.png`` (drawn later by the base model) and ``manifest.json``.
+A dataset folder holds ``instance/*.png``, ``class/*.png`` (generated later by the base model) and ``manifest.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aquatint.contract.errors import BundleRejected, InvalidRequest
 from aquatint.repository.manifest import sha256
-from aquatint_pipelines.dreambooth import pictures
+from aquatint_pipelines.dreambooth import images
 
 MANIFEST = "manifest.json"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -30,8 +30,8 @@ _MAX_PIXELS = 100_000_000
 _SAME_BITS = 6
 
 
-class Picture(BaseModel):
-    """One picture of the dataset; ``caption`` has the rare token in its place."""
+class DatasetImage(BaseModel):
+    """One image of the dataset; ``caption`` has the rare token in its place."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class Picture(BaseModel):
 
 
 class Dropped(BaseModel):
-    """One file that was left out, and why."""
+    """One file that was not used, and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,23 +57,23 @@ class Dataset(BaseModel):
 
     token: str
     resolution: int
-    instance: list[Picture]
-    classes: list[Picture] = []
+    instance: list[DatasetImage]
+    classes: list[DatasetImage] = []
     dropped: list[Dropped] = []
 
     @property
     def content_hash(self) -> str:
-        """sha256 over token, captions and pictures."""
+        """The sha256 of token, captions and images."""
         parts = [self.token, *(f"{p.sha256} {p.caption}" for p in (*self.instance, *self.classes))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def prepare(source: str, out: Path, token: str, resolution: int, instance_prompt: str) -> Dataset:
+def prepare(source: str, out: Path, *, token: str, resolution: int, instance_prompt: str) -> Dataset:
     """Read ``source`` (folder, zip, tar or ``s3://`` prefix) into the dataset folder ``out``, whole or not at all.
 
-    Pictures are turned upright by their EXIF, put on white where transparent, cropped to the centre square and scaled
-    to ``resolution``. A text file beside a picture (same name, ``.txt``) is its caption, else ``instance_prompt`` is;
-    ``{token}`` in either becomes the rare token. Raises ``InvalidRequest`` if no picture is left, with the reasons.
+    Images are turned upright by their EXIF, put on white where transparent, cropped to the centre square and scaled
+    to ``resolution``. A text file beside an image (same name, ``.txt``) is its caption, else ``instance_prompt`` is;
+    ``{token}`` in either becomes the rare token. Raises ``InvalidRequest`` with the reasons if no image remains.
     """
     if not token.strip():
         raise InvalidRequest("token: must not be empty")
@@ -83,7 +83,7 @@ def prepare(source: str, out: Path, token: str, resolution: int, instance_prompt
     captions: dict[str, str] = {}
     candidates: list[tuple[str, Image.Image]] = []
     dropped: list[Dropped] = []
-    for file in pictures.read(source):
+    for file in images.read(source):
         path = PurePosixPath(file.name)
         if path.suffix.lower() == ".txt":
             captions[str(path.with_suffix(""))] = file.data.decode("utf-8", "replace").strip()
@@ -104,20 +104,28 @@ def prepare(source: str, out: Path, token: str, resolution: int, instance_prompt
         instance = []
         for index, (name, image) in enumerate(kept):
             caption = captions.get(str(PurePosixPath(name).with_suffix("")), instance_prompt)
-            instance.append(_save(staging, f"instance/{index:04d}.png", image, with_token(caption, token), name))
+            instance.append(
+                _save(
+                    staging,
+                    f"instance/{index:04d}.png",
+                    image=image,
+                    caption=with_token(caption, token),
+                    source=name,
+                )
+            )
         dataset = Dataset(token=token, resolution=resolution, instance=instance, dropped=dropped)
         _write_manifest(staging, dataset)
         staging.rename(out)
     return dataset
 
 
-def add_class_pictures(folder: Path, drawn: list[tuple[str, Image.Image]]) -> Dataset:
-    """Put the base model's own pictures, with their prompts, beside the instance pictures."""
+def add_class_images(folder: Path, generated: list[tuple[str, Image.Image]]) -> Dataset:
+    """Put the base model's own images, with their prompts, beside the instance images."""
     dataset = read(folder)
     (folder / "class").mkdir(exist_ok=True)
     classes = [
-        _save(folder, f"class/{index:04d}.png", image, prompt, "base model")
-        for index, (prompt, image) in enumerate(drawn)
+        _save(folder, f"class/{index:04d}.png", image=image, caption=prompt, source="base model")
+        for index, (prompt, image) in enumerate(generated)
     ]
     dataset = dataset.model_copy(update={"classes": classes})
     _write_manifest(folder, dataset)
@@ -125,36 +133,36 @@ def add_class_pictures(folder: Path, drawn: list[tuple[str, Image.Image]]) -> Da
 
 
 def read(folder: Path) -> Dataset:
-    """Read a dataset folder and check its pictures. Raises ``BundleRejected`` if one is missing or was changed."""
+    """Read a dataset folder and check its images. Raises ``BundleRejected`` if one is missing or was changed."""
     try:
         dataset = Dataset.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, ValidationError) as error:
         raise BundleRejected("the dataset has no valid manifest.json; make it with 'prepare'") from error
-    for picture in (*dataset.instance, *dataset.classes):
-        path = folder / picture.file
-        if not path.is_file() or sha256(path) != picture.sha256:
-            raise BundleRejected(f"the dataset's {picture.file} is missing or was changed")
+    for image in (*dataset.instance, *dataset.classes):
+        path = folder / image.file
+        if not path.is_file() or sha256(path) != image.sha256:
+            raise BundleRejected(f"the dataset's {image.file} is missing or was changed")
     return dataset
 
 
-def read_pictures(folder: Path, described: list[Picture]) -> NDArray[np.uint8]:
-    """UINT8 ``(n, h, w, 3)``."""
-    return np.stack([np.asarray(Image.open(folder / picture.file).convert("RGB")) for picture in described])
+def read_images(folder: Path, described: list[DatasetImage]) -> NDArray[np.uint8]:
+    """Read images as UINT8 ``(n, h, w, 3)``."""
+    return np.stack([np.asarray(Image.open(folder / image.file).convert("RGB")) for image in described])
 
 
 def with_token(prompt: str, token: str) -> str:
-    """``prompt`` with ``{token}`` replaced; other braces stay."""
+    """Replace ``{token}`` in ``prompt``; other braces stay."""
     return prompt.replace("{token}", token)
 
 
 class _Unusable(Exception):
-    """A picture that is left out; the text says why."""
+    """Raised for an image that cannot be used; the text says why."""
 
 
 def _decode(data: bytes, resolution: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-            # Known from the header: nothing large is decoded.
+            # Known from the header, so nothing large is decoded.
             if opened.width * opened.height > _MAX_PIXELS:
                 raise _Unusable(f"{opened.width}x{opened.height} pixels are too many")
             if 2 * min(opened.size) < resolution:
@@ -162,7 +170,7 @@ def _decode(data: bytes, resolution: int) -> Image.Image:
             upright = ImageOps.exif_transpose(opened).convert("RGBA")
     except UnidentifiedImageError:
         raise _Unusable("not a picture that can be read") from None
-    # Pillow's decoders raise many kinds of error on damaged files; each means the same here.
+    # Pillow's decoders raise many kinds of errors on damaged files; they all mean the same here.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _Unusable(f"damaged: {type(error).__name__}") from error
     white = Image.new("RGBA", upright.size, "white")
@@ -171,7 +179,7 @@ def _decode(data: bytes, resolution: int) -> Image.Image:
 
 
 def _unique(candidates: list[tuple[str, Image.Image]], dropped: list[Dropped]) -> Iterator[tuple[str, Image.Image]]:
-    """Pictures whose perceptual hash is unlike every earlier one's."""
+    """Yield the images whose perceptual hash is unlike every earlier one's."""
     seen: list[tuple[str, imagehash.ImageHash]] = []
     for name, image in candidates:
         own = imagehash.dhash(image)
@@ -183,9 +191,9 @@ def _unique(candidates: list[tuple[str, Image.Image]], dropped: list[Dropped]) -
         yield name, image
 
 
-def _save(folder: Path, file: str, image: Image.Image, caption: str, source: str) -> Picture:
+def _save(folder: Path, file: str, *, image: Image.Image, caption: str, source: str) -> DatasetImage:
     image.save(folder / file)
-    return Picture(file=file, caption=caption, sha256=sha256(folder / file), source=source)
+    return DatasetImage(file=file, caption=caption, sha256=sha256(folder / file), source=source)
 
 
 def _write_manifest(folder: Path, dataset: Dataset) -> None:

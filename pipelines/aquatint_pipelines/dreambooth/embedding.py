@@ -1,4 +1,4 @@
-"""How alike two pictures are: cosine similarity of image embeddings.
+"""How alike two images are: cosine similarity of their embeddings.
 
 Two embedders: the bundled judge of the mini checkpoint (no download), or any image encoder that transformers loads
 (DINOv2, CLIP) from a folder or the hub.
@@ -18,33 +18,33 @@ from torch.nn import functional as F
 from aquatint_pipelines.mini import judge as judges
 
 JUDGE = "judge"
-# An installed package has no models beside it: an image says where they are.
+# An installed package has no models beside it: a container image says where they are.
 _JUDGE_FOLDER = Path(os.environ.get("AQUATINT_JUDGE", Path(__file__).resolve().parents[2] / "models" / "judge"))
 _JUDGE_SIZE = 64
 
 
 class Embedder(Protocol):
-    """Embeds pictures."""
+    """Embeds images."""
 
-    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """UINT8 ``(n, h, w, 3)`` -> FLOAT32 ``(n, d)``, each of length 1."""
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed UINT8 ``(n, h, w, 3)`` as FLOAT32 ``(n, d)``, each of length 1."""
 
 
 def open_embedder(name: str = JUDGE) -> Embedder:
-    """``judge``, or the name or folder of an image encoder."""
+    """Open ``judge``, or an image encoder by name or folder."""
     return JudgeEmbedder(judges.load(_JUDGE_FOLDER)) if name == JUDGE else HubEmbedder(name)
 
 
 class JudgeEmbedder:
-    """The judge's features before its heads, averaged over the picture's quarters' places."""
+    """The judge's features before its heads, averaged within each quarter of the image."""
 
     def __init__(self, judge: judges.Judge) -> None:
         self._judge = judge
 
     @torch.no_grad()
-    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """At the size the judge was trained for."""
-        tensor = torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed at the size the judge was trained for."""
+        tensor = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         tensor = F.interpolate(tensor, (_JUDGE_SIZE, _JUDGE_SIZE), mode="area")
         return _unit(self._judge.embed(tensor))
 
@@ -59,16 +59,16 @@ class HubEmbedder:
         self._model = AutoModel.from_pretrained(name).eval()
 
     @torch.no_grad()
-    def __call__(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """As the encoder's own processor prepares them."""
-        inputs = self._processor(images=list(pictures), return_tensors="pt")
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed images as the encoder's own processor prepares them."""
+        inputs = self._processor(images=list(images), return_tensors="pt")
         if hasattr(self._model, "get_image_features"):
             return _unit(self._model.get_image_features(**inputs))
         return _unit(self._model(**inputs).pooler_output)
 
 
 def similarity(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Mean over ``first`` of the cosine to the nearest of ``second``."""
+    """Average over ``first`` the cosine to the nearest of ``second``."""
     return float((first @ second.T).max(axis=1).mean())
 
 

@@ -1,4 +1,4 @@
-"""Training by as many processes as there are GPUs, through torchrun; by this one if one is enough."""
+"""Training in as many processes as there are GPUs, through torchrun; in this one if one is enough."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _log = logging.getLogger("aquatint.dreambooth")
 
 
 def train(
-    checkpoint: Path, dataset: Path, recipe: DreamboothRecipe, run: Path, embedder: str, processes: int | None = None
+    checkpoint: Path, dataset: Path, *, recipe: DreamboothRecipe, run: Path, embedder: str, processes: int | None = None
 ) -> Outcome:
-    """``training.train`` by ``processes``, each with a batch of its own; by default one for each GPU.
+    """Run ``training.train`` in ``processes``, each with a batch of its own; by default one per GPU.
 
-    Raises ``EngineUnavailable`` if a process ended before its time: its own words are in the log.
+    Raises ``EngineUnavailable`` if a process ended early: the log has its own words.
     """
     count, why = (processes, "as asked") if processes else _processes()
     _log.info("training by %d process%s: %s", count, "es" if count > 1 else "", why)
     if count == 1:
-        return training.train(checkpoint, dataset, recipe, run, open_embedder(embedder))
+        return training.train(checkpoint, dataset, recipe=recipe, run=run, embedder=open_embedder(embedder))
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         # JSON is YAML.
         file.write(recipe.model_dump_json())

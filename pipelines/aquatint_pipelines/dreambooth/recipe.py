@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aquatint.contract.errors import InvalidRequest, from_validation
+from aquatint_pipelines.sampling import Sampling
 
 NAMES = ("mini", "medium-24gb", "medium-48gb", "medium-80gb")
 
@@ -19,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class PriorRecipe(_Strict):
-    """Prior preservation (Ruiz et al. 2023, section 3.3): the base model's own pictures keep it what it was."""
+    """Prior preservation (Ruiz et al. 2023, section 3.3): the base model's own images keep it what it was."""
 
     prompts: list[str] = Field(min_length=1)
     num_class_images: int = Field(default=32, ge=1)
@@ -28,7 +29,7 @@ class PriorRecipe(_Strict):
 
 
 class ValidationRecipe(_Strict):
-    """Pictures drawn while training, and when to stop.
+    """Images generated while training, and when to stop.
 
     ``patience``: validations without a better subject similarity before training stops; 0 never stops early.
     """
@@ -41,8 +42,8 @@ class ValidationRecipe(_Strict):
 class GateRecipe(_Strict):
     """What a tuned model must reach to be published; similarities are cosines, -1 to 1.
 
-    ``min_subject_gain``: how much nearer to the instance pictures than the base model's pictures of the same prompts.
-    ``max_prior_drift``: 1 minus the similarity of its pictures of unrelated prompts to the base model's.
+    ``min_subject_gain``: how much closer to the instance images than the base model's images of the same prompts.
+    ``max_prior_drift``: 1 minus the similarity of its images of unrelated prompts to the base model's.
     """
 
     subject_prompts: list[str] = ["a photo of {token}"]
@@ -85,9 +86,14 @@ class DreamboothRecipe(_Strict):
     gate: GateRecipe = GateRecipe()
     seed: int = 0
 
+    @property
+    def sampling(self) -> Sampling:
+        """How images are generated while training and evaluating."""
+        return Sampling(self.num_inference_steps, self.guidance_scale, self.max_sequence_length, self.resolution)
+
 
 def load(name_or_path: str, **overrides: Any) -> DreamboothRecipe:
-    """A recipe by name or from a YAML file, with fields replaced. Raises ``InvalidRequest`` naming what is wrong."""
+    """Load a recipe by name or from a YAML file, with fields replaced. Raises ``InvalidRequest`` if it is wrong."""
     if name_or_path in NAMES:
         text = (resources.files("aquatint_pipelines.dreambooth") / "recipes" / f"{name_or_path}.yaml").read_text()
     elif Path(name_or_path).is_file():

@@ -1,4 +1,4 @@
-"""One HTML file that a person reads before a tuned model goes live: verdict, numbers, curves, pictures, parity."""
+"""One HTML file that a person reads before a tuned model goes live: verdict, numbers, curves, images, parity."""
 
 from __future__ import annotations
 
@@ -16,34 +16,32 @@ from aquatint.repository.manifest import Manifest
 from aquatint_pipelines.dreambooth import data, evaluation, training
 
 
-def render(dataset: Path, run: Path, evaluated: Path, manifest: Manifest | None) -> str:
-    """The report as HTML that needs nothing else; ``manifest`` is the export's, once there is one."""
+def render(dataset: Path, run: Path, *, evaluated: Path, manifest: Manifest | None) -> str:
+    """Render the report as self-contained HTML; ``manifest`` is the export's, once there is one."""
     described, measured = data.read(dataset), evaluation.read(evaluated)
     template = (resources.files("aquatint_pipelines.dreambooth") / "report.html.jinja").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(template).render(
         token=described.token,
         dataset=described,
-        instance=[_picture(dataset / picture.file) for picture in described.instance],
+        instance=[_image(dataset / image.file) for image in described.instance],
         evaluation=measured,
         failures=measured.failures(),
         outcome=json.loads((run / training.OUTCOME_FILE).read_text()),
         curve=_png(curve(run)),
-        rows=[
-            (each, _picture(evaluated / each.before), _picture(evaluated / each.after)) for each in measured.comparisons
-        ],
+        rows=[(each, _image(evaluated / each.before), _image(evaluated / each.after)) for each in measured.comparisons],
         parity=None if manifest is None else manifest.parity,
     )
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """What a training run reported, in order; each has ``step``."""
+    """Read what a training run reported, in order; each has ``step``."""
     path = run / training.METRICS_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def curve(run: Path) -> Figure:
-    """Loss and norm of gradients by step, and the validations' similarity."""
+    """Plot the loss and gradient norm by step, and the validations' similarity."""
     metrics = read_metrics(run)
     figure = Figure(figsize=(9, 2.6), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -64,7 +62,7 @@ def _png(figure: Figure) -> str:
     return _data_url(buffer.getvalue())
 
 
-def _picture(path: Path) -> str:
+def _image(path: Path) -> str:
     return _data_url(path.read_bytes())
 
 

@@ -1,6 +1,6 @@
-"""The demo subject: five pictures of a dog with a red hat, drawn from a permissively licensed emoji.
+"""The demo subject: five images of a dog with a red hat, drawn from a permissively licensed emoji.
 
-The dog is Fluent Emoji Flat's (MIT, Microsoft); the hat is ours (Apache-2.0, as this repository).
+The dog is Fluent Emoji Flat's (MIT, Microsoft); the hat is ours (Apache-2.0, like this repository).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HAT = """
 
 @dataclass(frozen=True)
 class Pose:
-    """One picture: degrees of tilt, whether mirrored, size on the canvas, background's name."""
+    """One image: degrees of tilt, whether mirrored, size on the canvas, background's name."""
 
     tilt: float
     mirrored: bool
@@ -36,18 +36,18 @@ class Pose:
 
 
 POSES = (
-    Pose(0.0, False, 1.0, "blue"),
-    Pose(-9.0, False, 0.94, "yellow"),
-    Pose(9.0, False, 0.94, "white"),
-    Pose(0.0, True, 0.88, "purple"),
-    Pose(5.0, True, 1.0, "pink"),
+    Pose(0.0, mirrored=False, scale=1.0, background="blue"),
+    Pose(-9.0, mirrored=False, scale=0.94, background="yellow"),
+    Pose(9.0, mirrored=False, scale=0.94, background="white"),
+    Pose(0.0, mirrored=True, scale=0.88, background="purple"),
+    Pose(5.0, mirrored=True, scale=1.0, background="pink"),
 )
 
 
 def write(folder: Path, cache: Path) -> list[Path]:
-    """Draw the pictures and their captions into ``folder``; the emoji is fetched into ``cache`` by npm.
+    """Draw the images and their captions into ``folder``; the emoji is fetched into ``cache`` by npm.
 
-    A caption lies beside its picture as text, with ``{token}`` where the rare token goes.
+    Each image's caption is in a text file beside it, with ``{token}`` where the rare token goes.
     """
     dog = sources.load(sources.FLUENT_FLAT, cache)["icons"]["dog-face"]["body"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write(folder: Path, cache: Path) -> list[Path]:
 
 
 def draw(dog: str, pose: Pose) -> Image.Image:
-    """One pose, RGB ``(SIZE, SIZE)``; ``dog`` is the emoji's SVG body."""
+    """Draw one pose, RGB ``(SIZE, SIZE)``; ``dog`` is the emoji's SVG body."""
     import resvg_py  # noqa: PLC0415 - only this needs the rasteriser
 
     mirror = "scale(-1 1)" if pose.mirrored else ""

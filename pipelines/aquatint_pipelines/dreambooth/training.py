@@ -1,7 +1,7 @@
 """Dreambooth for SD3 and SD3.5: LoRA or full fine-tuning by flow matching, with prior preservation.
 
 Ruiz et al. 2023 (Dreambooth), Hu et al. 2021 (LoRA), Esser et al. 2024 (SD3's loss). Knows nothing about Kubeflow,
-export or serving. ``launch`` runs it by several processes, which average their gradients.
+export or serving. ``launch`` runs it in several processes, which average their gradients.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from aquatint.contract.errors import BundleRejected
-from aquatint_pipelines.drawing import draw, sheet
 from aquatint_pipelines.dreambooth import data, weights
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
 from aquatint_pipelines.folders import replace_folder, settle_folder
+from aquatint_pipelines.generating import generate, sheet
 
 _log = logging.getLogger("aquatint.dreambooth")
 
@@ -60,20 +60,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rows:
-    """Pictures as the VAE's posterior, on the training device, with their captions."""
+    """Images as the VAE's posterior, on the training device, with their captions."""
 
     posterior: DiagonalGaussianDistribution
     captions: list[str]
 
     def sample(self, indices: list[int]) -> Tensor:
-        """Latents ``(n, c, h, w)``, drawn anew from the posterior each time, not yet scaled."""
+        """Sample latents ``(n, c, h, w)`` from the posterior, new each time, not yet scaled."""
         chosen = DiagonalGaussianDistribution(self.posterior.parameters[indices])
         latents: Tensor = chosen.sample()
         return latents
 
 
 class Progress:
-    """Where a run stands; saved with its checkpoint."""
+    """Where a run is; saved with its checkpoint."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -82,16 +82,16 @@ class Progress:
         self.worse = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """Return the state for ``Accelerator.register_for_checkpointing``."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """Restore the state for ``Accelerator.register_for_checkpointing``."""
         vars(self).update(state)
 
 
 class Denoiser(nn.Module):
-    """Transformer and text encoders as the one module that accelerate prepares, so that gradients of all are synced."""
+    """Transformer and text encoders as the one module that accelerate prepares, so that all gradients are synced."""
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, noisy: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
-        """Velocity ``noise - latents`` for noisy ``(n, c, h, w)`` latents at ``timesteps`` of 0 to 1000."""
+        """Predict the velocity ``noise - latents`` of noisy ``(n, c, h, w)`` latents at ``timesteps`` of 0 to 1000."""
         prompt_embeds, pooled = self._encode(captions) if self.encoders else self._remembered(captions)
         velocity: Tensor = self.transformer(
             hidden_states=noisy,
@@ -126,7 +126,7 @@ class Denoiser(nn.Module):
         return prompt_embeds, pooled
 
     def _remembered(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Frozen encoders answer the same every time."""
+        """Encode each caption once: frozen encoders always answer the same."""
         with torch.no_grad():
             for caption in set(captions) - set(self._encoded):
                 self._encoded[caption] = self._encode([caption])
@@ -135,15 +135,15 @@ class Denoiser(nn.Module):
 
 
 class Trainer:
-    """One run: ``train`` goes on where an earlier run in the folder ``run`` stopped.
+    """One run: ``train`` resumes where an earlier run in the folder ``run`` stopped.
 
-    Leaves in ``run``: ``weights`` (LoRA adapter, or the trained components), ``metrics.jsonl``, ``validation/*.png``
-    and TensorBoard's ``logs``. ``embedder`` measures validation pictures; without one nothing stops early. Raises
-    ``BundleRejected`` if the dataset was changed, or lacks class pictures that the recipe asks for.
+    Writes to ``run``: ``weights`` (LoRA adapter, or the trained components), ``metrics.jsonl``, ``validation/*.png``
+    and TensorBoard's ``logs``. ``embedder`` measures validation images; without one nothing stops early. Raises
+    ``BundleRejected`` if the dataset was changed, or lacks class images that the recipe asks for.
     """
 
     def __init__(
-        self, checkpoint: Path, dataset: Path, recipe: DreamboothRecipe, run: Path, embedder: Embedder | None = None
+        self, checkpoint: Path, dataset: Path, *, recipe: DreamboothRecipe, run: Path, embedder: Embedder | None = None
     ) -> None:
         self._dataset = data.read(dataset)
         if recipe.prior is not None and not self._dataset.classes:
@@ -155,28 +155,29 @@ class Trainer:
             log_with="tensorboard",
             project_config=ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "logs")),
         )
-        # Another process must not draw the same noise.
+        # No other process may sample the same noise.
         seed = recipe.seed + self._accelerator.process_index
         torch.manual_seed(seed)
         self._rng = random.Random(seed)
         self._pipeline = StableDiffusion3Pipeline.from_pretrained(checkpoint, dtype=_DTYPES[recipe.mixed_precision])
         self._pipeline.set_progress_bar_config(disable=True)
-        self._originals = data.read_pictures(dataset, self._dataset.instance)
-        self._instance = self._encode_pictures(self._originals, self._dataset.instance)
-        classes = data.read_pictures(dataset, self._dataset.classes) if recipe.prior else None
-        self._classes = None if classes is None else self._encode_pictures(classes, self._dataset.classes)
+        self._originals = data.read_images(dataset, self._dataset.instance)
+        self._instance = self._encode_images(self._originals, self._dataset.instance)
+        classes = data.read_images(dataset, self._dataset.classes) if recipe.prior else None
+        self._classes = None if classes is None else self._encode_images(classes, self._dataset.classes)
         self._prepare()
 
-    def _encode_pictures(self, pictures: np.ndarray[Any, Any], described: list[data.Picture]) -> Rows:
-        vae = self._pipeline.vae.to(self._accelerator.device, torch.float32).requires_grad_(False)
-        tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    def _encode_images(self, images: np.ndarray[Any, Any], described: list[data.DatasetImage]) -> Rows:
+        vae = self._pipeline.vae.to(self._accelerator.device, torch.float32).requires_grad_(requires_grad=False)
+        tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         with torch.no_grad():
             moments = [vae.encode(part.to(vae.device)).latent_dist.parameters for part in torch.split(tensor, 8)]
-        return Rows(DiagonalGaussianDistribution(torch.cat(moments)), [picture.caption for picture in described])
+        return Rows(DiagonalGaussianDistribution(torch.cat(moments)), [image.caption for image in described])
 
     def _prepare(self) -> None:
         recipe, accelerator = self._recipe, self._accelerator
-        weights.make_trainable(self._pipeline, recipe, _DTYPES[recipe.mixed_precision], accelerator.device)
+        dtype = _DTYPES[recipe.mixed_precision]
+        weights.make_trainable(self._pipeline, recipe, dtype=dtype, device=accelerator.device)
         model = Denoiser(self._pipeline, recipe)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, why = weights.make_optimizer(parameters, recipe, accelerator.device)
@@ -193,7 +194,7 @@ class Trainer:
         self._ema = EMAModel(parameters, decay=recipe.ema_decay) if recipe.ema_decay else None
         self._progress = Progress()
         accelerator.register_for_checkpointing(self._progress, trained, *([self._ema] if self._ema else []))
-        # Only what is trained is saved: the rest lies in the checkpoint that the run began from.
+        # Only what is trained is saved: the rest is in the checkpoint that the run began from.
         accelerator.register_save_state_pre_hook(lambda models, states, folder: states.clear())
         accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())
         if accelerator.is_main_process:
@@ -201,15 +202,15 @@ class Trainer:
         accelerator.wait_for_everyone()
         if (self._run / "state").is_dir():
             accelerator.load_state(str(self._run / "state"))
-            _log.info("going on after step %d", self._progress.step)
+            _log.info("resuming after step %d", self._progress.step)
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this one writes what the run leaves."""
+        """Whether this is the process that writes the run's files."""
         return bool(self._accelerator.is_main_process)
 
     def train(self) -> Outcome:
-        """Step until the recipe's number of steps, or until nothing gets better; then write the weights."""
+        """Step until the recipe's number of steps, or until nothing improves; then write the weights."""
         recipe, progress = self._recipe, self._progress
         self._accelerator.init_trackers("dreambooth")
         loss, measured, stopped = None, None, "all steps done"
@@ -243,7 +244,7 @@ class Trainer:
         return Outcome(progress.step, progress.seconds, loss, measured, stopped)
 
     def _step(self) -> tuple[float, float]:
-        """One optimizer step, of several micro-batches if gradients are accumulated; loss and norm of gradients."""
+        """Take an optimizer step, of several micro-batches if gradients accumulate; return loss and gradient norm."""
         norm = 0.0
         for _ in range(self._recipe.gradient_accumulation_steps):
             with self._accelerator.accumulate(self._model):
@@ -259,7 +260,7 @@ class Trainer:
         return float(loss.detach()), norm
 
     def _loss(self) -> Tensor:
-        """Squared error of the velocity, of the subject's rows plus the weighted rows of the prior."""
+        """Compute the squared error of the velocity, of the subject's rows plus the weighted rows of the prior."""
         prior = self._recipe.prior
         latents, captions = self._batch(self._instance, self._recipe.batch_size, self._recipe.caption_dropout)
         if self._classes is not None and prior is not None:
@@ -283,7 +284,7 @@ class Trainer:
         return latents, ["" if self._rng.random() < dropout else rows.captions[index] for index in chosen]
 
     def _sigmas(self, count: int) -> Tensor:
-        """Logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
+        """Sample logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
         recipe = self._recipe
         sigmas: Tensor = compute_density_for_timestep_sampling(
             "logit_normal", count, recipe.logit_mean, recipe.logit_std
@@ -292,36 +293,33 @@ class Trainer:
         return shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
 
     def _validate(self) -> float | None:
-        """Draw the validation prompts; the subject's similarity to the instance pictures."""
+        """Generate the validation prompts; return the subject's similarity to the instance images."""
         if not self._accelerator.is_main_process:
             return None
         recipe, step = self._recipe, self._progress.step
         templates = recipe.validation.prompts
         prompts = [data.with_token(template, self._dataset.token) for template in templates]
         with self._averaged(), self._accelerator.autocast():
-            pictures = draw(
+            images = generate(
                 self._pipeline,
                 prompts,
-                [recipe.seed] * len(prompts),
-                recipe.num_inference_steps,
-                recipe.guidance_scale,
-                recipe.max_sequence_length,
-                recipe.resolution,
+                seeds=[recipe.seed] * len(prompts),
+                sampling=recipe.sampling,
             )
         folder = self._run / "validation"
         folder.mkdir(exist_ok=True)
-        sheet(pictures, columns=len(pictures), scale=1).save(folder / f"{step:06d}.png")
+        sheet(images, columns=len(images), scale=1).save(folder / f"{step:06d}.png")
         writer = self._accelerator.get_tracker("tensorboard", unwrap=True)
-        writer.add_images("validation", pictures, step, dataformats="NHWC")
+        writer.add_images("validation", images, step, dataformats="NHWC")
         subject = [index for index, template in enumerate(templates) if "{token}" in template]
         if self._embedder is None or not subject:
             return None
-        measured = similarity(self._embedder(pictures[subject]), self._embedder(self._originals))
+        measured = similarity(self._embedder(images[subject]), self._embedder(self._originals))
         self._report({"similarity": measured})
         return measured
 
     def _from_main(self, value: float | None) -> float | None:
-        """The main process's value: all must stop together, or those that go on wait for ever."""
+        """Return the main process's value: all must stop together, or those that continue wait forever."""
         shared = [value]
         broadcast_object_list(shared)
         return shared[0]
@@ -342,7 +340,7 @@ class Trainer:
                 file.write(json.dumps({"step": self._progress.step, **values}) + "\n")
 
     def _save(self) -> None:
-        """Write the checkpoint beside the old one, then put it in its place."""
+        """Write the state beside the old one, then put it in its place."""
         partial = self._run / "state.partial"
         self._accelerator.save_state(str(partial))
         self._accelerator.wait_for_everyone()
@@ -352,7 +350,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The EMA's weights in the model, for a while."""
+        """Put the EMA's weights into the model inside the block."""
         if self._ema is None:
             yield
             return
@@ -365,13 +363,13 @@ class Trainer:
 
 
 def train(
-    checkpoint: Path, dataset: Path, recipe: DreamboothRecipe, run: Path, embedder: Embedder | None = None
+    checkpoint: Path, dataset: Path, *, recipe: DreamboothRecipe, run: Path, embedder: Embedder | None = None
 ) -> Outcome:
     """Run a ``Trainer`` and write its outcome beside its weights."""
     run.mkdir(parents=True, exist_ok=True)
-    # accelerate keeps its precision for the whole process; another recipe may want another.
+    # accelerate keeps one precision for the whole process; another recipe may want another.
     AcceleratorState._reset_state()
-    trainer = Trainer(checkpoint, dataset, recipe, run, embedder)
+    trainer = Trainer(checkpoint, dataset, recipe=recipe, run=run, embedder=embedder)
     outcome = trainer.train()
     if trainer.is_main_process:
         (run / OUTCOME_FILE).write_text(json.dumps(asdict(outcome), indent=1) + "\n")

@@ -26,12 +26,12 @@ _TRANSFORMER_LAYERS = [
 _CLIP_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 # diffusers keeps adapters of these two encoders; T5 is only trained whole.
 _CLIP_ENCODERS = ("text_encoder", "text_encoder_2")
-# Samples of the base model, what other libraries read, and other precisions.
+# Samples of the base model, files for other libraries, and other precisions.
 _NOT_COPIED = ("golden", "sample_sheet.png", "scores.json", ".*", "*.bin", "*.pt", "*.ckpt", "*.fp16.*")
 
 
 def text_encoders(pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe) -> tuple[str, ...]:
-    """Names of the text encoders that the recipe trains and the pipeline has."""
+    """List the text encoders that the recipe trains and the pipeline has."""
     if not recipe.train_text_encoders:
         return ()
     names = _CLIP_ENCODERS if recipe.method == "lora" else (*_CLIP_ENCODERS, "text_encoder_3")
@@ -39,7 +39,7 @@ def text_encoders(pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe) 
 
 
 def make_trainable(
-    pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe, dtype: torch.dtype, device: torch.device
+    pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe, *, dtype: torch.dtype, device: torch.device
 ) -> None:
     """Freeze everything but what the recipe trains, which stays in FP32; the rest goes to ``dtype``."""
     trained = ("transformer", *text_encoders(pipeline, recipe))
@@ -63,7 +63,7 @@ def make_trainable(
 def make_optimizer(
     parameters: list[nn.Parameter], recipe: DreamboothRecipe, device: torch.device
 ) -> tuple[torch.optim.Optimizer, str]:
-    """The recipe's optimizer, and why it is this one: 8-bit Adam needs bitsandbytes and a GPU."""
+    """Make the recipe's optimizer, and say why this one: 8-bit Adam needs bitsandbytes and a GPU."""
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     why = "as the recipe says"
     if recipe.optimizer == "adamw8bit":
@@ -86,7 +86,7 @@ class TrainedState:
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Name to value."""
+        """Return the trained values by name."""
         return {name: parameter.detach().cpu() for name, parameter in self._parameters.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -111,20 +111,20 @@ def save(pipeline: StableDiffusion3Pipeline, recipe: DreamboothRecipe, folder: P
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether ``folder`` holds a LoRA adapter rather than whole components."""
+    """Return whether ``folder`` holds a LoRA adapter rather than whole components."""
     return (folder / "pytorch_lora_weights.safetensors").is_file()
 
 
-def assemble(checkpoint: Path, trained: Path, out: Path, fuse: bool = True) -> None:
+def assemble(checkpoint: Path, trained: Path, *, out: Path, fuse: bool = True) -> None:
     """Write the tuned checkpoint to ``out``: a whole diffusers folder, every tensor in the base checkpoint's precision.
 
     What was not trained is copied as it is. ``fuse=False`` leaves an adapter beside the untouched base, in
-    ``out/adapter``: such a folder draws the subject with diffusers' ``load_lora_weights``, but is not what ``aquatint
-    export`` takes. Raises ``InvalidRequest`` if there is no adapter to keep.
+    ``out/adapter``: such a folder generates the subject with diffusers' ``load_lora_weights``, but is not what
+    ``aquatint export`` takes. Raises ``InvalidRequest`` if there is no adapter to keep.
     """
     adapter = is_adapter(trained)
     if not fuse and not adapter:
-        raise InvalidRequest("fuse: full fine-tuning has no adapter to keep apart")
+        raise InvalidRequest("fuse: full fine-tuning has no adapter to keep separate")
     shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     if not fuse:
         shutil.copytree(trained, out / "adapter")
@@ -149,7 +149,7 @@ def assemble(checkpoint: Path, trained: Path, out: Path, fuse: bool = True) -> N
 
 
 def _stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
-    """The precision of every tensor in a component's files, or an adapter's."""
+    """Read the precision of every tensor in a component's files, or an adapter's."""
     found: dict[str, torch.dtype] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if ".fp16." not in path.name:

@@ -1,4 +1,4 @@
-"""Where a training run keeps its state, so that a step that was killed goes on when it is tried again."""
+"""Where a training run keeps its state, so that a killed step resumes when it is retried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aquatint_pipelines.dreambooth import data
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
 
 
-def run_folder(work: Path, checkpoint: str, dataset: Path, recipe: DreamboothRecipe) -> Path:
-    """The same folder for the same checkpoint, dataset and recipe, under ``work``: a volume that outlives the step."""
+def run_folder(work: Path, *, checkpoint: str, dataset: Path, recipe: DreamboothRecipe) -> Path:
+    """Return the folder of this checkpoint, dataset and recipe, under ``work``: a volume that outlives the step."""
     parts = (checkpoint, data.read(dataset).content_hash, recipe.model_dump_json())
     return work / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

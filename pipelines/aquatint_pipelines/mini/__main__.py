@@ -37,7 +37,7 @@ def dataset(out: DatasetFile = _DATASET, cache: Annotated[Path, typer.Option()] 
 
 @app.command()
 def train(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, run: Run = None) -> None:
-    """Train VAE, transformer and judge by a recipe; goes on where an earlier run stopped."""
+    """Train VAE, transformer and judge by a recipe; resumes where an earlier run stopped."""
     loaded, chosen = datasets.read(data), recipes.load(recipe)
     run = _folder(run, chosen.name)
     vae.train(loaded, chosen, run)
@@ -51,7 +51,7 @@ def ship(
 ) -> None:
     """Write the trained run as the checkpoint the repository ships."""
     chosen = recipes.load(recipe)
-    shipping.ship(datasets.read(data), data, chosen, _folder(run, chosen.name), out)
+    shipping.ship(datasets.read(data), data, recipe=chosen, run=_folder(run, chosen.name), out=out)
 
 
 @app.command()
@@ -73,7 +73,7 @@ def unpack(
 
 @app.command()
 def snapshot(recipe: RecipeName = "cpu128", run: Run = None) -> None:
-    """Copy the run's FP16 weights to where the recipe goes on from, with a card."""
+    """Copy the run's FP16 weights to where the recipe resumes from, with a card."""
     chosen = recipes.load(recipe)
     for path in snapshots.publish(chosen, _folder(run, chosen.name)):
         print(path)
@@ -88,8 +88,8 @@ def score(recipe: RecipeName = "cpu", data: DatasetFile = _DATASET, checkpoint: 
 
 @app.command()
 def sheet(checkpoint: Checkpoint = _CHECKPOINT) -> None:
-    """Draw the sample sheet and the golden pictures anew."""
-    shipping.write_pictures(checkpoint)
+    """Generate the sample sheet and the golden images again."""
+    shipping.write_images(checkpoint)
 
 
 if __name__ == "__main__":

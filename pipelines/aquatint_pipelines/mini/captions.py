@@ -61,7 +61,7 @@ _IRREGULAR_PLURALS = {
 
 @dataclass(frozen=True)
 class Combination:
-    """One picture the model may be asked for."""
+    """One image the model may be asked for."""
 
     subject: str
     style: str
@@ -71,18 +71,18 @@ class Combination:
 
     @property
     def key(self) -> str:
-        """Stable text form, used for hashing and in lists."""
+        """A stable text form, used for hashing and in lists."""
         plain = f"{self.subject}|{self.style}|{self.background}"
         return plain if self.plain else f"{plain}|{self.arrangement}|{self.colour}"
 
     @property
     def plain(self) -> bool:
-        """Whether it is the drawing as it is: one, of its own size and colour."""
+        """Whether it shows the artwork as it is: one, of its own size and colour."""
         return not self.arrangement and not self.colour
 
 
 def with_article(noun: str) -> str:
-    """``fox`` -> ``a fox``, ``owl`` -> ``an owl``, ``grapes`` -> ``grapes``, ``two deer`` -> ``two deer``."""
+    """Add the article: ``fox`` -> ``a fox``, ``owl`` -> ``an owl``; ``grapes`` and ``two deer`` have none."""
     if noun.startswith("two "):
         return noun
     if noun.endswith("s") and not noun.endswith(("ss", "us", "is")):
@@ -91,7 +91,7 @@ def with_article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """``fox`` -> ``foxes``, ``mouse`` -> ``mice``, ``cup of coffee`` -> ``cups of coffee``."""
+    """Form the plural: ``fox`` -> ``foxes``, ``mouse`` -> ``mice``, ``cup of coffee`` -> ``cups of coffee``."""
     head, joint, rest = noun.partition(" of ")
     before, _, last = head.rpartition(" ")
     return f"{before} {_plural_word(last)}".strip() + joint + rest
@@ -108,7 +108,7 @@ def _plural_word(word: str) -> str:
 
 
 def phrase(combination: Combination, noun: str, size_word: str | None = None) -> str:
-    """The noun with its colour, size and count: ``blue car``, ``small fox``, ``two foxes``."""
+    """Describe the noun with its colour, size and count: ``blue car``, ``small fox``, ``two foxes``."""
     words = f"{combination.colour} {noun}".strip()
     if combination.arrangement == "two":
         return f"two {plural(words)}"
@@ -116,7 +116,7 @@ def phrase(combination: Combination, noun: str, size_word: str | None = None) ->
 
 
 def default_caption(combination: Combination, aliases: Sequence[str] = ()) -> str:
-    """The plain full wording: what the judge and the sample sheet ask for.
+    """Return the plain full wording: what the judge and the sample sheet ask for.
 
     ``aliases`` may stand in for a name with a colour in it: a red apple that is blue is a "blue apple".
     """
@@ -124,7 +124,7 @@ def default_caption(combination: Combination, aliases: Sequence[str] = ()) -> st
 
 
 def _nouns(combination: Combination, aliases: Sequence[str]) -> list[str]:
-    """The subject's names that go with the combination's colour, the usual one first."""
+    """List the subject's names that go with the combination's colour, the usual one first."""
     nouns = [combination.subject, *aliases]
     if not combination.colour:
         return nouns
@@ -132,7 +132,7 @@ def _nouns(combination: Combination, aliases: Sequence[str]) -> list[str]:
 
 
 def random_caption(combination: Combination, aliases: list[str], rng: random.Random) -> str:
-    """A random wording that is true of ``combination``; ``aliases`` may stand in for the subject's name."""
+    """Choose a random wording that is true of ``combination``; ``aliases`` may stand in for the subject's name."""
     wordings = list(_FULL)
     if combination.style == STYLES[0]:
         wordings += _NO_STYLE
@@ -169,8 +169,8 @@ def _scene_sentences(subjects: dict[str, list[str]]) -> list[str]:
     return sentences
 
 
-def corpus(subjects: dict[str, list[str]], scenes: bool = False) -> list[str]:
-    """Every word a caption can hold, in sentences: what the tokenizers are trained on.
+def corpus(subjects: dict[str, list[str]], *, scenes: bool = False) -> list[str]:
+    """Put every word a caption can hold into sentences: what the tokenizers are trained on.
 
     ``scenes`` adds the words for sizes, counts and colours of subjects.
     """

@@ -1,4 +1,4 @@
-"""The emoji dataset: pictures of both styles, names, aliases and the held-out list in one zip file.
+"""The emoji dataset: artwork of both styles, names, aliases and the held-out list in one zip file.
 
 The zip holds ``<style>/<subject>.png`` (RGBA, ``RASTER_SIZE`` square, subject centred with a margin) and
 ``dataset.json``. Reading it needs Pillow and numpy only, so training runs on a machine with nothing else.
@@ -76,27 +76,27 @@ COMMON_NAMES: dict[str, list[str]] = {
 
 @dataclass
 class EmojiDataset:
-    """The pictures and words in memory.
+    """The images and words in memory.
 
-    ``pictures[style]`` is UINT8 ``(subjects, 128, 128, 4)``, straight alpha, in the order of ``subjects``.
+    ``images[style]`` is UINT8 ``(subjects, 128, 128, 4)``, straight alpha, in the order of ``subjects``.
     """
 
     subjects: list[str]
     groups: list[str]
     aliases: dict[str, list[str]]
-    pictures: dict[str, NDArray[np.uint8]]
+    images: dict[str, NDArray[np.uint8]]
     sources: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def content_hash(self) -> str:
-        """sha256 over names and pixels: the same for every build from the same sources and rasteriser."""
+        """The sha256 of names and pixels: the same for every build from the same sources and rasteriser."""
         digest = hashlib.sha256(json.dumps([self.subjects, self.groups, self.aliases]).encode())
         for style in STYLES:
-            digest.update(self.pictures[style].tobytes())
+            digest.update(self.images[style].tobytes())
         return digest.hexdigest()
 
     def select(self, wanted: SubjectsRecipe) -> EmojiDataset:
-        """The part of the dataset a recipe trains on: whole groups, plus and minus single subjects.
+        """Select what a recipe trains on: whole groups, plus and minus single subjects.
 
         Raises ``ValueError`` for a named subject that does not exist.
         """
@@ -109,37 +109,37 @@ class EmojiDataset:
             [self.subjects[i] for i in keep],
             [self.groups[i] for i in keep],
             {self.subjects[i]: self.aliases[self.subjects[i]] for i in keep},
-            {style: self.pictures[style][keep] for style in STYLES},
+            {style: self.images[style][keep] for style in STYLES},
             self.sources,
         )
 
-    def combinations(self, held_out: bool) -> list[Combination]:
-        """All held-out or all training combinations of subject, style and background."""
+    def combinations(self, *, held_out: bool) -> list[Combination]:
+        """List all held-out or all training combinations of subject, style and background."""
         every = (Combination(s, style, b) for s in self.subjects for style in STYLES for b in BACKGROUNDS)
         return [c for c in every if is_held_out(c) == held_out]
 
-    def picture(self, combination: Combination, size: int) -> NDArray[np.uint8]:
-        """The composed picture, UINT8 ``(size, size, 3)``."""
-        rgba = self.pictures[combination.style][self.subjects.index(combination.subject)]
+    def image(self, combination: Combination, size: int) -> NDArray[np.uint8]:
+        """Compose one image, UINT8 ``(size, size, 3)``."""
+        rgba = self.images[combination.style][self.subjects.index(combination.subject)]
         composed: NDArray[np.uint8] = compose(rgba[None], np.array([BACKGROUNDS[combination.background]]), size)[0]
         return composed
 
 
 def is_held_out(combination: Combination) -> bool:
-    """Whether a combination is never trained on: one in fourteen, fixed by the hash of its name."""
+    """Return whether a combination is never trained on: one in fourteen, fixed by the hash of its name."""
     return int(hashlib.sha256(combination.key.encode()).hexdigest(), 16) % _HELD_OUT_ONE_IN == 0
 
 
 def compose(rgba: NDArray[np.uint8], background: NDArray[Any], size: int) -> NDArray[np.uint8]:
-    """Put ``(n, 128, 128, 4)`` pictures on ``(n, 3)`` colours; returns UINT8 ``(n, size, size, 3)``.
+    """Put ``(n, 128, 128, 4)`` images on ``(n, 3)`` colours; return UINT8 ``(n, size, size, 3)``.
 
     Shrinks by exact area averaging, so ``size`` must divide 128.
     """
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
-    picture = rgba[..., :3] * alpha + background[:, None, None, :].astype(np.float32) * (1.0 - alpha)
+    image = rgba[..., :3] * alpha + background[:, None, None, :].astype(np.float32) * (1.0 - alpha)
     factor = rgba.shape[1] // size
     n = rgba.shape[0]
-    shrunk: NDArray[np.float32] = picture.reshape(n, size, factor, size, factor, 3).mean(axis=(2, 4))
+    shrunk: NDArray[np.float32] = image.reshape(n, size, factor, size, factor, 3).mean(axis=(2, 4))
     return np.rint(shrunk).astype(np.uint8)
 
 
@@ -149,19 +149,19 @@ def build(out: Path, cache_dir: Path) -> EmojiDataset:
     names = sources.load(sources.NAMES, cache_dir)
     keywords = sources.load(sources.KEYWORDS, cache_dir)
     subjects, groups, characters = _subjects(names, icons)
-    aliases = _aliases(subjects, groups, characters, keywords)
-    pictures = {
+    aliases = _aliases(subjects, groups, characters=characters, keywords=keywords)
+    images = {
         style: np.stack([_rasterise(icons[style], slug(s)) for s in tqdm(subjects, desc=f"rasterise {style}")])
         for style in STYLES
     }
     described = [{"package": s.package, "version": s.version, "licence": s.licence} for s in sources.ALL]
-    dataset = EmojiDataset(subjects, groups, aliases, pictures, described)
+    dataset = EmojiDataset(subjects, groups, aliases, images, described)
     _write(dataset, out)
     return dataset
 
 
 def slug(subject: str) -> str:
-    """The icon name of a subject: ``red apple`` -> ``red-apple``."""
+    """Return the icon name of a subject: ``red apple`` -> ``red-apple``."""
     return re.sub(r"[^a-z0-9]+", "-", subject).strip("-")
 
 
@@ -169,8 +169,8 @@ def _subjects(names: dict[str, Any], icons: dict[str, Any]) -> tuple[list[str], 
     subjects, groups, characters = [], [], {}
     for character, entry in names.items():
         name = entry["name"].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-        drawn = all(slug(name) in icons[style]["icons"] for style in STYLES)
-        if entry["group"] not in _GROUPS or _UNWANTED.search(name) or not drawn:
+        available = all(slug(name) in icons[style]["icons"] for style in STYLES)
+        if entry["group"] not in _GROUPS or _UNWANTED.search(name) or not available:
             continue
         subjects.append(name)
         groups.append(entry["group"])
@@ -179,9 +179,9 @@ def _subjects(names: dict[str, Any], icons: dict[str, Any]) -> tuple[list[str], 
 
 
 def _aliases(
-    subjects: list[str], groups: list[str], characters: dict[str, str], keywords: dict[str, list[str]]
+    subjects: list[str], groups: list[str], *, characters: dict[str, str], keywords: dict[str, list[str]]
 ) -> dict[str, list[str]]:
-    """Common names first, then the first keyword that belongs to this emoji alone and is no other subject's name."""
+    """List common names, then the first keyword that belongs only to this emoji and is no other subject's name."""
     used = Counter(word for words in keywords.values() for word in set(words))
     taken = set(subjects) | {name for names in COMMON_NAMES.values() for name in names}
     aliases = {}
@@ -218,7 +218,7 @@ def _write(dataset: EmojiDataset, out: Path) -> None:
         }
         _add(archive, "dataset.json", json.dumps(words, indent=1).encode())
         for style in STYLES:
-            for subject, pixels in zip(dataset.subjects, dataset.pictures[style]):
+            for subject, pixels in zip(dataset.subjects, dataset.images[style]):
                 buffer = io.BytesIO()
                 Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
                 _add(archive, f"{style}/{slug(subject)}.png", buffer.getvalue())
@@ -238,15 +238,15 @@ def read(path: Path) -> EmojiDataset:
         def pixels(style: str, subject: str) -> NDArray[np.uint8]:
             return np.asarray(Image.open(io.BytesIO(archive.read(f"{style}/{slug(subject)}.png"))))
 
-        pictures = {style: np.stack([pixels(style, s) for s in words["subjects"]]) for style in STYLES}
-    return EmojiDataset(words["subjects"], words["groups"], words["aliases"], pictures, words["sources"])
+        images = {style: np.stack([pixels(style, s) for s in words["subjects"]]) for style in STYLES}
+    return EmojiDataset(words["subjects"], words["groups"], words["aliases"], images, words["sources"])
 
 
 def contact_sheet(dataset: EmojiDataset, columns: int = 24, cell: int = 64) -> Image.Image:
-    """Every subject, both styles side by side, each pair on the next background colour."""
+    """Show every subject, both styles side by side, each pair on the next background colour."""
     colours = np.array(list(BACKGROUNDS.values()))
     backgrounds = colours[np.arange(len(dataset.subjects)) % len(colours)]
-    pairs = [compose(dataset.pictures[style], backgrounds, cell) for style in STYLES]
+    pairs = [compose(dataset.images[style], backgrounds, cell) for style in STYLES]
     cells = np.concatenate(pairs, axis=2)
     rows = -(-len(cells) * 2 // columns)
     sheet = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
@@ -257,7 +257,7 @@ def contact_sheet(dataset: EmojiDataset, columns: int = 24, cell: int = 64) -> I
 
 
 def card(dataset: EmojiDataset, file_bytes: int) -> str:
-    """The data card in Markdown: sources, licences, counts and hash."""
+    """Write the data card in Markdown: sources, licences, counts and hash."""
     held_out = dataset.combinations(held_out=True)
     training = dataset.combinations(held_out=False)
     rows = "\n".join(f"| `{s['package']}` | {s['version']} | {s['licence']} |" for s in dataset.sources)

@@ -35,7 +35,7 @@ _INITIAL_LOG_VARIANCE = -6.0
 
 
 def build_vae(recipe: ModelRecipe) -> AutoencoderKL:
-    """An untrained 16-channel f=8 autoencoder without quant convolutions, as in SD3.5."""
+    """Build an untrained 16-channel f=8 autoencoder without quant convolutions, as in SD3.5."""
     levels = len(recipe.vae_block_out_channels)
     vae = AutoencoderKL(
         block_out_channels=tuple(recipe.vae_block_out_channels),
@@ -64,7 +64,7 @@ def _zero_residuals(vae: AutoencoderKL) -> None:
 
 
 def build_transformer(recipe: ModelRecipe, image_size: int) -> SD3Transformer2DModel:
-    """An untrained MMDiT with dual attention in its first layers and RMS-normalised queries and keys."""
+    """Build an untrained MMDiT with dual attention in its first layers and RMS-normalised queries and keys."""
     grid = image_size // VAE_SCALE_FACTOR // PATCH_SIZE
     return SD3Transformer2DModel(
         sample_size=image_size // VAE_SCALE_FACTOR,
@@ -86,7 +86,7 @@ def build_transformer(recipe: ModelRecipe, image_size: int) -> SD3Transformer2DM
 def build_text_encoders(
     recipe: ModelRecipe, clip_tokenizer: PreTrainedTokenizerBase, t5_tokenizer: PreTrainedTokenizerBase
 ) -> tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel]:
-    """Two CLIP text encoders and a T5 encoder, untrained, for the given vocabularies."""
+    """Build two CLIP text encoders and a T5 encoder, untrained, for the given vocabularies."""
     width = recipe.text_hidden_size
 
     def clip(activation: str) -> CLIPTextModelWithProjection:
@@ -159,7 +159,7 @@ def _save_clip_tokenizer(sentences: list[str], recipe: ModelRecipe, folder: Path
     ids = {token: tokenizer.token_to_id(token) for token in (bos, eos)}
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A {eos}", special_tokens=list(ids.items()))
     special = {"bos_token": bos, "eos_token": eos, "unk_token": eos, "pad_token": eos}
-    _save_tokenizer(tokenizer, folder, "CLIPTokenizer", recipe.text_tokens, special)
+    _save_tokenizer(tokenizer, folder, name="CLIPTokenizer", length=recipe.text_tokens, special=special)
 
 
 def _add_final_bytes(tokenizer: Tokenizer) -> None:
@@ -204,10 +204,10 @@ def _save_t5_tokenizer(sentences: list[str], recipe: ModelRecipe, folder: Path) 
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
     )
-    _save_tokenizer(tokenizer, folder, "T5Tokenizer", recipe.text_tokens, special)
+    _save_tokenizer(tokenizer, folder, name="T5Tokenizer", length=recipe.text_tokens, special=special)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path, name: str, length: int, special: dict[str, str]) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path, *, name: str, length: int, special: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": name, "model_max_length": length, "extra_ids": 0, **special}
@@ -217,12 +217,13 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, name: str, length: int, 
 
 
 def load_tokenizers(folder: Path) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """The CLIP and the T5 tokenizer saved by ``train_tokenizers``."""
+    """Load the CLIP and the T5 tokenizer saved by ``train_tokenizers``."""
     return AutoTokenizer.from_pretrained(folder / "tokenizer"), AutoTokenizer.from_pretrained(folder / "tokenizer_3")
 
 
 def assemble(
     folder: Path,
+    *,
     vae: AutoencoderKL,
     transformer: SD3Transformer2DModel,
     text_encoders: tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection, T5EncoderModel],

@@ -24,7 +24,7 @@ _OUTER = ("encoder.conv_in", "decoder.conv_out", "embed", "shared", "proj_out", 
 
 
 def build(model: torch.nn.Module, recipe: StageRecipe, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
-    """The recipe's optimizer: Muon where it names a ``muon_learning_rate``, else AdamW for everything.
+    """Make the recipe's optimizer: Muon where it names a ``muon_learning_rate``, else AdamW for everything.
 
     ``dtype`` is what Muon iterates in; BF16 will do, and takes half the time where the machine has it.
     """
@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _muon(weight: Tensor, gradient: Tensor, state: dict[str, Any], *, lr: float, dtype: torch.dtype) -> None:
-    """Nesterov momentum, orthogonalised, scaled by ``sqrt(rows / columns)`` where there are more rows."""
+    """Apply Nesterov momentum, orthogonalised, scaled by ``sqrt(rows / columns)`` where there are more rows."""
     if not state:
         state["momentum"] = torch.zeros_like(weight)
     momentum: Tensor = state["momentum"]
@@ -93,7 +93,7 @@ def _muon(weight: Tensor, gradient: Tensor, state: dict[str, Any], *, lr: float,
 
 
 def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values end between about 0.7 and 1.2.
+    """Approximate the nearest semi-orthogonal matrix: singular values end between about 0.7 and 1.2.
 
     Iterates in ``dtype`` and returns the matrix's own.
     """
@@ -109,7 +109,7 @@ def orthogonalise(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _adamw(weight: Tensor, gradient: Tensor, state: dict[str, Any], *, lr: float) -> None:
-    """Decoupled weight decay and bias-corrected Adam (Loshchilov and Hutter 2019)."""
+    """Apply decoupled weight decay and bias-corrected Adam (Loshchilov and Hutter 2019)."""
     if not state:
         state.update(step=0, first=torch.zeros_like(weight), second=torch.zeros_like(weight))
     state["step"] += 1

@@ -15,7 +15,7 @@ class _Strict(BaseModel):
 
 
 class SubjectsRecipe(_Strict):
-    """Which part of the dataset the pipeline learns to draw."""
+    """Which part of the dataset the pipeline learns to generate."""
 
     groups: list[str]
     extra: list[str] = []
@@ -23,13 +23,13 @@ class SubjectsRecipe(_Strict):
 
 
 class ScenesRecipe(_Strict):
-    """What the pipeline learns beyond plain drawings; nothing by default."""
+    """What the pipeline learns beyond plain artwork; nothing by default."""
 
     arrangements: list[Literal["small", "large", "two"]] = []
-    # Subjects of which there are no two, and those that one hue fills.
+    # Subjects that never come in twos, and those that one hue fills.
     uncounted: list[str] = []
     recoloured: list[str] = []
-    # Share of the training pictures that are such scenes.
+    # Share of the training images that are such scenes.
     share: float = 0.5
 
 
@@ -71,18 +71,18 @@ class StageRecipe(_Strict):
 
 
 class VaeStageRecipe(StageRecipe):
-    """Loss weights and pictures of the VAE stage."""
+    """Loss weights and images of the VAE stage."""
 
     kl_weight: float
     gradient_weight: float
-    # Side of the random piece each step sees; 0 for the whole picture. Needed are many steps, not many pixels.
+    # Side of the random piece each step sees; 0 for the whole image. Many steps are needed, not many pixels.
     crop: int = 0
-    # From this share of the budget on, half as many whole pictures: normalisation must know their plain backgrounds.
+    # From this share of the budget on, half as many whole images: normalisation must know their plain backgrounds.
     whole_from: float = 1.0
-    # Share of steps on four half-size pictures in one, and on colours swapped among red, green and blue.
+    # Share of steps on four half-size images in one, and on colours swapped among red, green and blue.
     mosaic: float = 0.0
     recolour: float = 0.0
-    # One in so many subjects that the recipe does not draw is kept from training, to measure on; 0 keeps none.
+    # One in this many of the subjects that the recipe does not use is kept from training, to measure on; 0 keeps none.
     held_out_one_in: int = 0
 
 
@@ -102,9 +102,9 @@ class Recipe(_Strict):
     image_size: int
     mixed_precision: str
     seed: int
-    # What the card must say of the run that was shipped, beyond the numbers above.
+    # What the card must say about the run that was shipped, beyond the numbers above.
     provenance: str = ""
-    # Folder of weights to go on from where a run has no state of its own.
+    # Folder of weights to resume from where a run has no state of its own.
     snapshots: Path | None = None
     subjects: SubjectsRecipe
     scenes: ScenesRecipe = ScenesRecipe()
@@ -114,7 +114,7 @@ class Recipe(_Strict):
     judge: StageRecipe
 
     def snapshot(self, stage: str) -> Path | None:
-        """Where the recipe keeps a stage's snapshot, if it keeps any."""
+        """Return where the recipe keeps a stage's snapshot, if it keeps any."""
         return self.snapshots / f"{stage}.safetensors" if self.snapshots else None
 
 

@@ -1,7 +1,7 @@
-"""What a picture may show beyond subject, style and background: its size, two of it, or a colour that is not its own.
+"""What an image may show beyond subject, style and background: its size, two of it, or a colour that is not its own.
 
-Only what the art renders truthfully: sizes and counts rearrange the same drawing, and a colour is changed where one
-hue fills most of it. Everything works on the rasterised drawings, so the dataset file stays as it is.
+Only what the art renders truthfully: sizes and counts rearrange the same artwork, and a colour is changed where one
+hue fills most of it. Everything works on the rasterised artwork, so the dataset file stays as it is.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from aquatint_pipelines.mini.dataset import EmojiDataset, compose, is_held_out
 from aquatint_pipelines.mini.recipe import ScenesRecipe
 
 _SMALL = 0.55
-# The drawing has a margin of 8 % on each side; this fills it.
+# The artwork has a margin of 8 % on each side; this fills it.
 _LARGE = 1.16
 _TWO = 0.5
-# Centres of the two, as shares of the picture.
+# Centres of the two, as shares of the image.
 _TWO_CENTRES = ((0.27, 0.5), (0.73, 0.5))
 _HUE_REACH = 40.0
 _COLOURED = 0.25
 
 
-def combinations(dataset: EmojiDataset, recipe: ScenesRecipe, held_out: bool) -> list[Combination]:
-    """All held-out or all training combinations: the plain ones first, then sizes and counts, then colours.
+def combinations(dataset: EmojiDataset, recipe: ScenesRecipe, *, held_out: bool) -> list[Combination]:
+    """List all held-out or all training combinations: the plain ones first, then sizes and counts, then colours.
 
-    A subject is not drawn in the colour of its background: it would hardly be seen.
+    No subject has the colour of its background: it would hardly be seen.
     """
-    plain = dataset.combinations(held_out)
+    plain = dataset.combinations(held_out=held_out)
     arranged = [
         Combination(subject, style, background, arrangement)
         for arrangement in recipe.arrangements
@@ -53,22 +53,22 @@ def combinations(dataset: EmojiDataset, recipe: ScenesRecipe, held_out: bool) ->
     return plain + [c for c in arranged + coloured if is_held_out(c) == held_out]
 
 
-def pictures(dataset: EmojiDataset, wanted: Sequence[Combination], size: int) -> NDArray[np.uint8]:
-    """The composed pictures, UINT8 ``(n, size, size, 3)``."""
+def images(dataset: EmojiDataset, wanted: Sequence[Combination], size: int) -> NDArray[np.uint8]:
+    """Compose the images, UINT8 ``(n, size, size, 3)``."""
     index = {subject: i for i, subject in enumerate(dataset.subjects)}
-    rgba = np.stack([drawing(dataset.pictures[c.style][index[c.subject]], c) for c in wanted])
+    rgba = np.stack([artwork(dataset.images[c.style][index[c.subject]], c) for c in wanted])
     return compose(rgba, np.array([BACKGROUNDS[c.background] for c in wanted]), size)
 
 
-def drawing(rgba: NDArray[np.uint8], combination: Combination) -> NDArray[np.uint8]:
-    """The subject's plain ``(h, h, 4)`` drawing, recoloured and rearranged as the combination says."""
+def artwork(rgba: NDArray[np.uint8], combination: Combination) -> NDArray[np.uint8]:
+    """Recolour and rearrange the subject's plain ``(h, h, 4)`` artwork as the combination says."""
     if combination.colour:
         rgba = recolour(rgba, combination.colour)
     return arrange(rgba, combination.arrangement)
 
 
 def arrange(rgba: NDArray[np.uint8], arrangement: str) -> NDArray[np.uint8]:
-    """The drawing ``small``, ``large``, ``two`` times, or as it is for an empty word."""
+    """Show the artwork ``small``, ``large``, ``two`` times, or as it is for an empty word."""
     if arrangement == "small":
         return _place(rgba, _SMALL, ((0.5, 0.5),))
     if arrangement == "large":
@@ -92,24 +92,24 @@ def _place(rgba: NDArray[np.uint8], scale: float, centres: Sequence[tuple[float,
 
 
 def recolour(rgba: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
-    """Turn the drawing's main hue, and the hues near it, into ``colour``; shades and other hues stay."""
+    """Turn the artwork's main hue, and the hues near it, into ``colour``; shades and other hues stay."""
     hsv = _hsv(rgba)
     main = main_hue(rgba)
     hue, saturation, value = (channel / 255.0 for channel in _hsv_of(BACKGROUNDS[colour]))
     near = _near(hsv, main)
-    drawn = near & (rgba[..., 3] > 128)
+    opaque = near & (rgba[..., 3] > 128)
     changed = hsv.copy()
     changed[..., 0] = np.where(near, np.round(hue * 255.0), hsv[..., 0])
     for channel, target in ((1, saturation), (2, value)):
         # The median pixel takes the named colour; lighter and darker ones keep their distance from it.
-        shift = target * 255.0 - np.median(hsv[..., channel][drawn])
+        shift = target * 255.0 - np.median(hsv[..., channel][opaque])
         changed[..., channel] = np.where(near, np.clip(hsv[..., channel] + shift, 0, 255), hsv[..., channel])
     rgb = np.asarray(Image.fromarray(changed.astype(np.uint8), "HSV").convert("RGB"))
     return np.concatenate([rgb, rgba[..., 3:]], axis=-1)
 
 
 def main_hue(rgba: NDArray[np.uint8]) -> float:
-    """The hue, 0 to 255, that most of the coloured pixels have."""
+    """Find the hue, 0 to 255, that most of the coloured pixels have."""
     hsv = _hsv(rgba)
     coloured = (rgba[..., 3] > 128) & (hsv[..., 1] > 255 * _COLOURED)
     counts = np.bincount(hsv[..., 0][coloured].astype(np.int64), minlength=256).astype(np.float64)
@@ -118,9 +118,9 @@ def main_hue(rgba: NDArray[np.uint8]) -> float:
 
 
 def main_share(rgba: NDArray[np.uint8]) -> float:
-    """Which share of the drawing has its main hue: what ``recolour`` would change."""
-    drawn = rgba[..., 3] > 128
-    return float((_near(_hsv(rgba), main_hue(rgba)) & drawn).sum() / drawn.sum())
+    """Return the share of the artwork that has its main hue: what ``recolour`` would change."""
+    opaque = rgba[..., 3] > 128
+    return float((_near(_hsv(rgba), main_hue(rgba)) & opaque).sum() / opaque.sum())
 
 
 def _hsv(rgba: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -134,6 +134,6 @@ def _near(hsv: NDArray[np.float64], hue: float) -> NDArray[np.bool_]:
 
 
 def _hsv_of(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Hue, saturation and value of a colour, each 0 to 255."""
+    """Convert a colour to hue, saturation and value, each 0 to 255."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255.0 for channel in rgb))
     return 255.0 * hue, 255.0 * saturation, 255.0 * value

@@ -1,4 +1,4 @@
-"""Turn a trained run into the checkpoint the repository ships: FP16 weights, cards, scores, sheet, golden pictures."""
+"""Turn a trained run into the checkpoint the repository ships: FP16 weights, cards, scores, sheet, golden images."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from diffusers import StableDiffusion3Pipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from aquatint_pipelines import drawing
+from aquatint_pipelines import generating
 from aquatint_pipelines.mini import dataset as datasets
 from aquatint_pipelines.mini import judge as judges
-from aquatint_pipelines.mini.drawing import GOLDEN_PROMPTS, SHEET_PROMPTS
 from aquatint_pipelines.mini.recipe import Recipe
+from aquatint_pipelines.mini.samples import GOLDEN_PROMPTS, SHEET_PROMPTS
+from aquatint_pipelines.sampling import Sampling
 
 NUM_INFERENCE_STEPS = 28
 GUIDANCE_SCALE = 4.5
+_SAMPLING = Sampling(NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
 _PIECE_BYTES = 15 << 20
 
 
-def ship(dataset: datasets.EmojiDataset, dataset_file: Path, recipe: Recipe, run: Path, out: Path) -> None:
+def ship(dataset: datasets.EmojiDataset, dataset_file: Path, *, recipe: Recipe, run: Path, out: Path) -> None:
     """Write ``out`` (the pipeline), ``out/../judge`` and ``out/../dataset`` (data card, contact sheet)."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(run / "pipeline", dtype=torch.float16)
     shutil.rmtree(out, ignore_errors=True)
@@ -39,13 +41,14 @@ def ship(dataset: datasets.EmojiDataset, dataset_file: Path, recipe: Recipe, run
     data.mkdir(exist_ok=True)
     datasets.contact_sheet(dataset).quantize(128).save(data / "contact_sheet.png", optimize=True)
     (data / "README.md").write_text(datasets.card(dataset, dataset_file.stat().st_size))
-    write_pictures(out)
+    write_images(out)
     write_scores(dataset, recipe, out)
 
 
 def pack(run: Path, out: Path) -> list[Path]:
-    """Pack the trained pipeline in FP16 and the judge into numbered pieces of at most 15 MiB, for machines that only
-    return small files. ``unpack`` makes a run folder of them again.
+    """Pack the trained pipeline in FP16 and the judge into numbered pieces of at most 15 MiB.
+
+    For machines that only return small files. ``unpack`` makes a run folder of them again.
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,17 +71,17 @@ def unpack(packed: Path, run: Path) -> None:
         archive.extractall(run, filter="data")
 
 
-def write_pictures(out: Path) -> None:
-    """Draw the sample sheet and the golden pictures with the shipped weights."""
-    pipeline = drawing.load_pipeline(out)
+def write_images(out: Path) -> None:
+    """Generate the sample sheet and the golden images with the shipped weights."""
+    pipeline = generating.load_pipeline(out)
     prompts = list(SHEET_PROMPTS)
-    pictures = drawing.draw(pipeline, prompts, [7] * len(prompts), NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
-    drawing.sheet(pictures).save(out / "sample_sheet.png")
+    images = generating.generate(pipeline, prompts, seeds=[7] * len(prompts), sampling=_SAMPLING)
+    generating.sheet(images).save(out / "sample_sheet.png")
     golden = out / "golden"
     golden.mkdir(exist_ok=True)
     entries = []
-    for index, (prompt, picture) in enumerate(zip(GOLDEN_PROMPTS, pictures)):
-        Image.fromarray(picture).save(golden / f"{index}.png")
+    for index, (prompt, image) in enumerate(zip(GOLDEN_PROMPTS, images)):
+        Image.fromarray(image).save(golden / f"{index}.png")
         entries.append({"prompt": prompt, "seed": 7, "file": f"{index}.png"})
     (golden / "golden.json").write_text(json.dumps(entries, indent=1) + "\n")
 
@@ -86,25 +89,25 @@ def write_pictures(out: Path) -> None:
 def write_scores(dataset: datasets.EmojiDataset, recipe: Recipe, out: Path) -> None:
     """Score the shipped weights on the held-out prompts and write ``scores.json`` and the model card."""
     judge = judges.load(out.parent / "judge")
-    pipeline = drawing.load_pipeline(out)
+    pipeline = generating.load_pipeline(out)
 
-    def draw(prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
-        return drawing.draw(pipeline, prompts, seeds, NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
+    def generate(prompts: list[str], seeds: list[int]) -> NDArray[np.uint8]:
+        return generating.generate(pipeline, prompts, seeds=seeds, sampling=_SAMPLING)
 
     plain = judges.held_out_plain(judge, dataset)
-    generated = judges.judge_generated(judge, dataset, plain, draw=draw)
-    real = judges.judge_real(judge, dataset, plain, recipe.image_size)
+    generated = judges.judge_generated(judge, dataset, plain, generate=generate)
+    real = judges.judge_real(judge, dataset, plain, size=recipe.image_size)
     scores = {"generated": judges.as_json(generated), "real": judges.as_json(real)}
     if held_out := judges.held_out_scenes(dataset, recipe):
-        of_scenes = judges.judge_generated(judge, dataset, held_out, draw=draw)
+        of_scenes = judges.judge_generated(judge, dataset, held_out, generate=generate)
         scores["generated_scenes"] = judges.as_json(of_scenes)
-        scores["real_scenes"] = judges.as_json(judges.judge_real(judge, dataset, held_out, recipe.image_size))
+        scores["real_scenes"] = judges.as_json(judges.judge_real(judge, dataset, held_out, size=recipe.image_size))
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    (out / "README.md").write_text(card(recipe, pipeline, len(judge.subjects), generated, real))
+    (out / "README.md").write_text(card(recipe, pipeline, subjects=len(judge.subjects), generated=generated, real=real))
 
 
-def card(recipe: Recipe, pipeline: Any, subjects: int, generated: judges.Scores, real: judges.Scores) -> str:
-    """The model card in Markdown, with front matter."""
+def card(recipe: Recipe, pipeline: Any, *, subjects: int, generated: judges.Scores, real: judges.Scores) -> str:
+    """Write the model card in Markdown, with front matter."""
     sizes = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in pipeline.components.items()

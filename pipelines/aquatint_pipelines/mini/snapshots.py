@@ -1,4 +1,4 @@
-"""Snapshots in the repository: what a later run goes on from, and a card that says what they are and cost."""
+"""Snapshots in the repository: what a later run resumes from, and a card that says what they are and cost."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def publish(recipe: Recipe, run: Path) -> list[Path]:
 
 
 def header(path: Path) -> dict[str, str]:
-    """What the snapshot's file says of itself."""
+    """Read what the snapshot's file says about itself."""
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())
 
 
 def card(recipe: Recipe, headers: Mapping[str, Mapping[str, str]]) -> str:
-    """The card in Markdown."""
+    """Write the card in Markdown."""
     rows = "\n".join(_row(stage, values) for stage, values in headers.items())
     return f"""---
 license: apache-2.0

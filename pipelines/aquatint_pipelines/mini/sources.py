@@ -24,7 +24,7 @@ class Source:
 
     @property
     def archive_name(self) -> str:
-        """The file name ``npm pack`` gives the archive."""
+        """The file name that ``npm pack`` gives the archive."""
         return f"{self.package.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
 

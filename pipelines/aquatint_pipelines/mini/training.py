@@ -1,7 +1,7 @@
 """What every training stage shares: a time budget, its learning-rate schedule, EMA, resumable checkpoints, snapshots.
 
 A checkpoint (``state``) holds everything and stays on the machine; a snapshot holds the EMA weights in FP16 and what
-they cost, small enough for a repository. Training goes on from either; after a snapshot the optimizer starts anew.
+they cost, small enough for a repository. Training resumes from either; after a snapshot the optimizer starts afresh.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from aquatint_pipelines.mini.recipe import StageRecipe
 
 SNAPSHOT = "snapshot.safetensors"
 _SAVE_EVERY_SECONDS = 240.0
-# A step that seems to take longer than this was suspended, and the pause is not charged to the budget.
+# A step that seems to take longer than this was suspended; the pause is not charged to the budget.
 _LONGEST_STEP_SECONDS = 10.0
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
 
 def precision(wanted: str) -> tuple[str, str]:
-    """What ``mixed_precision: auto`` means on this machine, and why; anything else is taken as it is."""
+    """Decide what ``mixed_precision: auto`` means on this machine, and why; anything else is taken as it is."""
     if wanted != "auto":
         return wanted, "the recipe says so"
     if torch.cuda.is_available():
@@ -55,7 +55,7 @@ class Progress:
         self.step = 0
         self.seconds = 0.0
         self.core_seconds = 0.0
-        # Steps since the optimizer was new: what the warm-up goes by.
+        # Steps since the optimizer was new, which the warm-up follows.
         self.warm_steps = 0
 
     def count(self, started: tuple[float, float]) -> None:
@@ -68,24 +68,24 @@ class Progress:
 
     @staticmethod
     def now() -> tuple[float, float]:
-        """Seconds by the clock and seconds this process spent on cores."""
+        """Return seconds by the clock, and seconds this process spent on cores."""
         return time.monotonic(), time.process_time()
 
     def state_dict(self) -> dict[str, Any]:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """Return the state for ``Accelerator.register_for_checkpointing``."""
         return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """For ``Accelerator.register_for_checkpointing``."""
+        """Restore the state for ``Accelerator.register_for_checkpointing``."""
         vars(self).update({"warm_steps": state["step"], **state})
 
 
 class Stage(Generic[_Model]):
-    """Runs one model for the minutes its recipe gives, resuming from ``folder`` when a checkpoint is there, else from
-    ``snapshot`` when that is.
+    """Runs one model for the minutes its recipe gives.
 
-    The learning rate warms up linearly, then falls to zero with the cosine of the share of the budget used, so a slow
-    machine trains fewer steps but always ends annealed. ``ema`` holds the weights to ship.
+    It resumes from ``folder`` if a checkpoint is there, else from ``snapshot`` if that exists. The learning rate warms
+    up linearly, then falls to zero with the cosine of the share of the budget used, so a slow machine trains fewer
+    steps but always ends annealed. ``ema`` holds the weights to ship.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Stage(Generic[_Model]):
 
     @property
     def done(self) -> float:
-        """Share of the time budget used, 0 to 1."""
+        """The share of the time budget used, 0 to 1."""
         used = self.progress.core_seconds if self.recipe.clock == "core" else self.progress.seconds
         return min(1.0, used / (60.0 * self.recipe.minutes))
 
@@ -148,7 +148,7 @@ class Stage(Generic[_Model]):
             raise SystemExit(128 + terminations[0])
 
     loss = 0.0
-    # What was measured last; a snapshot carries it along.
+    # The last measurements; a snapshot carries them along.
     figures: Mapping[str, float] = MappingProxyType({})
 
     def update(self, loss: torch.Tensor) -> None:
@@ -166,14 +166,14 @@ class Stage(Generic[_Model]):
             self.loss = float(loss.detach())
 
     def save(self) -> None:
-        """Write checkpoint and snapshot beside the old ones, then put them in their place."""
+        """Write checkpoint and snapshot beside the old ones, then put them in place."""
         partial, final = self.folder / "state.partial", self.folder / "state"
         self.accelerator.save_state(str(partial))
         replace_folder(partial, final)
         self.save_snapshot(self.folder / SNAPSHOT)
 
     def examination_due(self) -> bool:
-        """Whether ``evaluate_every_minutes`` of the budget went by since it last was; never where that is 0."""
+        """Return whether ``evaluate_every_minutes`` of the budget passed since it last was; never where that is 0."""
         every = self.recipe.evaluate_every_minutes / self.recipe.minutes
         if not every or self.done < self._examined + every:
             return False
@@ -182,7 +182,7 @@ class Stage(Generic[_Model]):
 
     @contextmanager
     def averaged(self) -> Iterator[_Model]:
-        """The unwrapped model with the EMA weights in it, for as long as the context lasts."""
+        """Yield the unwrapped model with the EMA weights in it, for as long as the context lasts."""
         self.ema.store(self.model.parameters())
         self.ema.copy_to(self.model.parameters())
         model: _Model = self.accelerator.unwrap_model(self.model).eval()
@@ -222,7 +222,7 @@ class Stage(Generic[_Model]):
 
 @contextmanager
 def _terminations() -> Iterator[list[int]]:
-    """SIGTERMs received in the context, which do not end the process; only the main thread may ask for them."""
+    """Collect SIGTERMs received in the context, which do not end the process; only the main thread may ask for them."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

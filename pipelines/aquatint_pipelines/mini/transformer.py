@@ -20,20 +20,20 @@ from transformers import (
     T5EncoderModel,
 )
 
-from aquatint_pipelines import drawing
+from aquatint_pipelines import generating
 from aquatint_pipelines.mini import captions, scenes, vae
 from aquatint_pipelines.mini import model as models
 from aquatint_pipelines.mini.dataset import EmojiDataset
 from aquatint_pipelines.mini.recipe import Recipe
 from aquatint_pipelines.mini.training import Stage
+from aquatint_pipelines.sampling import Sampling
 
 # What StableDiffusion3Pipeline pads T5 to unless it is told otherwise.
 _PIPELINE_T5_TOKENS = 256
 _NUM_TRAIN_TIMESTEPS = 1000
-# What a run is watched by.
+# For watching a run.
 _EXAMINED = 64
-_SAMPLE_STEPS = 16
-_SAMPLE_GUIDANCE = 4.5
+_SAMPLING = Sampling(num_inference_steps=16, guidance_scale=4.5)
 _SAMPLE_PROMPTS = (
     "a flat emoji of a fox on a blue background",
     "a noto emoji of a strawberry on a yellow background",
@@ -63,7 +63,7 @@ class Denoiser(torch.nn.Module):
         self.text_encoder_3 = text_encoder_3
 
     def encode(self, clip_ids: Tensor, t5_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids -> ``(n, clip + t5 tokens, joint dim)`` and pooled ``(n, pooled dim)``, as SD3 does."""
+        """Encode token ids to ``(n, clip + t5 tokens, joint dim)`` and pooled ``(n, pooled dim)``, as SD3 does."""
         first = self.text_encoder(clip_ids, output_hidden_states=True)
         second = self.text_encoder_2(clip_ids, output_hidden_states=True)
         clip = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
@@ -72,7 +72,7 @@ class Denoiser(torch.nn.Module):
         return torch.cat([clip, t5], dim=1), torch.cat([first.text_embeds, second.text_embeds], dim=-1)
 
     def forward(self, latents: Tensor, timestep: Tensor, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
-        """Velocity ``noise - latents`` predicted for noisy ``(n, 16, h, w)`` latents at ``timestep`` (0 to 1000)."""
+        """Predict the velocity ``noise - latents`` of noisy ``(n, 16, h, w)`` latents at ``timestep`` (0 to 1000)."""
         prompt_embeds, pooled = self.encode(clip_ids, t5_ids)
         velocity: Tensor = self.transformer(
             hidden_states=latents,
@@ -96,7 +96,7 @@ class _Captioned:
     rng: random.Random
 
     def batch(self, size: int, t5_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, CLIP ids and T5 ids of random combinations."""
+        """Choose random combinations; return their latents, CLIP ids and T5 ids."""
         chosen = [self._choose() for _ in range(size)]
         texts = [self._caption(self.combinations[index]) for index in chosen]
         clip, t5 = self.tokenizers
@@ -109,7 +109,7 @@ class _Captioned:
 
     @cached_property
     def _plain(self) -> int:
-        """How many of the combinations, at their beginning, are plain drawings."""
+        """How many of the combinations, at the beginning, show plain artwork."""
         return sum(combination.plain for combination in self.combinations)
 
     def _choose(self) -> int:
@@ -125,18 +125,18 @@ class _Captioned:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> Tensor:
-    """Token ids ``(n, length)``, padded and truncated."""
+    """Tokenize to ids ``(n, length)``, padded and truncated."""
     encoded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     ids: Tensor = encoded.input_ids
     return ids
 
 
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> StableDiffusion3Pipeline:
-    """Train (or go on training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
+    """Train (or resume training) on the recipe's subjects with the VAE of ``folder/vae``; save ``folder/pipeline``."""
     torch.manual_seed(recipe.seed)
     subjects = dataset.select(recipe.subjects)
     models.train_tokenizers(
-        captions.corpus(dataset.aliases, bool(recipe.scenes.arrangements)), recipe.model, folder / "tokenizers"
+        captions.corpus(dataset.aliases, scenes=bool(recipe.scenes.arrangements)), recipe.model, folder / "tokenizers"
     )
     clip_tokenizer, t5_tokenizer = models.load_tokenizers(folder / "tokenizers")
     encoders = models.build_text_encoders(recipe.model, clip_tokenizer, t5_tokenizer)
@@ -182,10 +182,10 @@ def _assemble(
 ) -> StableDiffusion3Pipeline:
     return models.assemble(
         folder / "tokenizers",
-        autoencoder,
-        trained.transformer,
-        (trained.text_encoder, trained.text_encoder_2, trained.text_encoder_3),
-        recipe.model.scheduler_shift,
+        vae=autoencoder,
+        transformer=trained.transformer,
+        text_encoders=(trained.text_encoder, trained.text_encoder_2, trained.text_encoder_3),
+        shift=recipe.model.scheduler_shift,
     )
 
 
@@ -208,10 +208,10 @@ class _HeldOut:
         *,
         tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
     ) -> _HeldOut:
-        """Every second of the first held-out combinations, each with the next noise level."""
+        """Take every second of the first held-out combinations, each with the next noise level."""
         combinations = scenes.combinations(dataset, recipe.scenes, held_out=True)[: 2 * _EXAMINED : 2]
         texts = [captions.default_caption(c, dataset.aliases[c.subject]) for c in combinations]
-        latents = encode_pictures(autoencoder, dataset, combinations, size=recipe.image_size)
+        latents = encode_images(autoencoder, dataset, combinations, size=recipe.image_size)
         generator = torch.Generator().manual_seed(recipe.seed)
         return cls(
             latents,
@@ -223,7 +223,7 @@ class _HeldOut:
 
     @torch.no_grad()
     def loss(self, denoiser: Denoiser) -> float:
-        """Mean squared error of the velocity."""
+        """Compute the mean squared error of the velocity."""
         noisy = torch.lerp(self.latents, self.noise, self.sigmas[:, None, None, None])
         velocity = denoiser(noisy, self.sigmas * _NUM_TRAIN_TIMESTEPS, self.clip_ids, self.t5_ids)
         return float(F.mse_loss(velocity.float(), self.noise - self.latents))
@@ -232,18 +232,18 @@ class _HeldOut:
 def _examine(
     stage: Stage[Denoiser], held_out: _HeldOut, autoencoder: AutoencoderKL, recipe: Recipe, *, folder: Path
 ) -> None:
-    """The held-out loss of the EMA weights into the log, and samples to look at."""
+    """Log the held-out loss of the EMA weights, and write samples to look at."""
     with stage.averaged() as denoiser:
         stage.log(held_out_loss=held_out.loss(denoiser))
         pipeline = _assemble(denoiser, autoencoder, recipe, folder=folder)
         pipeline.set_progress_bar_config(disable=True)
         seeds = list(range(len(_SAMPLE_PROMPTS)))
-        pictures = drawing.draw(pipeline, list(_SAMPLE_PROMPTS), seeds, _SAMPLE_STEPS, _SAMPLE_GUIDANCE)
-    drawing.sheet(pictures).save(stage.folder / "samples.png")
+        images = generating.generate(pipeline, list(_SAMPLE_PROMPTS), seeds=seeds, sampling=_SAMPLING)
+    generating.sheet(images).save(stage.folder / "samples.png")
 
 
 def _sample_sigmas(count: int, recipe: Recipe) -> Tensor:
-    """Logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
+    """Sample logit-normal noise levels (Esser et al. 2024, section 3.1), moved by the scheduler's shift."""
     stage = recipe.transformer
     sigmas = torch.sigmoid(stage.logit_mean + stage.logit_std * torch.randn(count))
     shift = recipe.model.scheduler_shift
@@ -258,7 +258,7 @@ def _cached_latents(
     folder: Path,
     size: int,
 ) -> Tensor:
-    """``encode_pictures``, kept in FP16 in ``folder/latents`` under the hash of all that decides them."""
+    """Return ``encode_images``, kept in FP16 in ``folder/latents`` under the hash of all that decides them."""
     digest = hashlib.sha256("\n".join(c.key for c in combinations).encode())
     factors = (autoencoder.config.shift_factor, autoencoder.config.scaling_factor)
     digest.update(f"{dataset.content_hash} {size} {factors}".encode())
@@ -269,22 +269,22 @@ def _cached_latents(
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(
-            {"latents": encode_pictures(autoencoder, dataset, combinations, size=size).half().contiguous()}, partial
+            {"latents": encode_images(autoencoder, dataset, combinations, size=size).half().contiguous()}, partial
         )
         partial.replace(path)
     return load_file(path)["latents"]
 
 
 @torch.no_grad()
-def encode_pictures(
+def encode_images(
     autoencoder: AutoencoderKL, dataset: EmojiDataset, combinations: Sequence[captions.Combination], *, size: int
 ) -> Tensor:
-    """Scaled latents ``(n, 16, size / 8, size / 8)`` of the combinations, in their order."""
+    """Compute the scaled latents ``(n, 16, size / 8, size / 8)`` of the combinations, in order."""
     device = autoencoder.device
     parts = []
     for start in range(0, len(combinations), 16):
-        pictures = scenes.pictures(dataset, combinations[start : start + 16], size)
-        parts.append(autoencoder.encode(vae.as_tensor(pictures).to(device)).latent_dist.mode())
+        images = scenes.images(dataset, combinations[start : start + 16], size)
+        parts.append(autoencoder.encode(vae.as_tensor(images).to(device)).latent_dist.mode())
     config = autoencoder.config
     latents: Tensor = (torch.cat(parts) - config.shift_factor) * config.scaling_factor
     return latents

@@ -30,13 +30,13 @@ class _Reconstruction(torch.nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(pictures).latent_dist
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(images).latent_dist
         return self.vae.decode(posterior.sample()).sample, posterior.kl()
 
 
 def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
-    """Train (or go on training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
+    """Train (or resume training) the VAE and save it to ``folder/vae`` with measured scaling and shift factors."""
     torch.manual_seed(recipe.seed)
     vae = models.build_vae(recipe.model)
     stage = Stage(
@@ -46,15 +46,17 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
         mixed_precision=recipe.mixed_precision,
         snapshot=recipe.snapshot("vae"),
     )
-    # Resumed runs must not see the first run's pictures again.
+    # Resumed runs must not see the first run's images again.
     torch.manual_seed(recipe.seed + stage.progress.step)
     forward = torch.compile(stage.model) if recipe.vae.compile else stage.model
     art = Art.split(dataset, recipe, stage.device)
     for _ in stage.steps("vae"):
-        pictures = training_pictures(art, recipe, whole=stage.done >= recipe.vae.whole_from)
-        reconstructed, kl = forward(pictures)
-        loss = reconstruction_loss(reconstructed, pictures, recipe.vae.gradient_weight, _sharpness(stage.done))
-        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(pictures))
+        images = training_images(art, recipe, whole=stage.done >= recipe.vae.whole_from)
+        reconstructed, kl = forward(images)
+        loss = reconstruction_loss(
+            reconstructed, images, gradient_weight=recipe.vae.gradient_weight, sharpness=_sharpness(stage.done)
+        )
+        stage.update(loss + recipe.vae.kl_weight * kl.mean() / _latent_size(images))
         if stage.examination_due():
             _examine(stage, art, recipe)
     figures = _examine(stage, art, recipe)
@@ -68,7 +70,7 @@ def train(dataset: EmojiDataset, recipe: Recipe, folder: Path) -> AutoencoderKL:
 
 @dataclass(frozen=True)
 class Art:
-    """Pictures to train on and pictures kept for measuring, UINT8 ``(n, 128, 128, 4)``, and the named colours."""
+    """Images to train on and images kept for measuring, UINT8 ``(n, 128, 128, 4)``, and the named colours."""
 
     training: Tensor
     held_out: Tensor
@@ -76,12 +78,12 @@ class Art:
 
     @classmethod
     def split(cls, dataset: EmojiDataset, recipe: Recipe, device: torch.device) -> Art:
-        """Keep one in ``held_out_one_in`` of the subjects the recipe does not draw, in both styles, by their hash."""
-        drawn = set(dataset.select(recipe.subjects).subjects) if recipe.vae.held_out_one_in else set()
+        """Keep one in ``held_out_one_in`` of the subjects the recipe does not use, in both styles, by their hash."""
+        used = set(dataset.select(recipe.subjects).subjects) if recipe.vae.held_out_one_in else set()
         kept = [
-            subject not in drawn and _is_held_out(subject, recipe.vae.held_out_one_in) for subject in dataset.subjects
+            subject not in used and _is_held_out(subject, recipe.vae.held_out_one_in) for subject in dataset.subjects
         ]
-        rgba = torch.from_numpy(np.concatenate([dataset.pictures[style] for style in STYLES])).to(device)
+        rgba = torch.from_numpy(np.concatenate([dataset.images[style] for style in STYLES])).to(device)
         mask = torch.tensor(kept * len(STYLES), device=device)
         return cls(rgba[~mask], rgba[mask], torch.tensor(list(BACKGROUNDS.values()), device=device))
 
@@ -91,91 +93,91 @@ def _is_held_out(subject: str, one_in: int) -> bool:
 
 
 def _examine(stage: Stage[_Reconstruction], art: Art, recipe: Recipe) -> dict[str, float]:
-    """PSNR in dB of training art, and of held-out art where there is any, and how true the background is.
+    """Measure the PSNR in dB of training and any held-out art, and how true the background is.
 
-    They go into the log, and a sheet to look at beside it.
+    The figures go into the log, with a sheet to look at beside it.
     """
-    pictures = {"training": _examples(art.training, art.colours, recipe.image_size)}
+    images = {"training": _examples(art.training, art.colours, recipe.image_size)}
     if len(art.held_out):
-        pictures["held_out"] = _examples(art.held_out, art.colours, recipe.image_size)
+        images["held_out"] = _examples(art.held_out, art.colours, recipe.image_size)
     with stage.averaged() as model, torch.no_grad():
-        decoded = {name: reconstruct(model.vae, originals) for name, originals in pictures.items()}
-    figures = {f"{name}_psnr": psnr(decoded[name], pictures[name]) for name in pictures}
-    last = list(pictures)[-1]
-    figures["background_error"] = background_error(decoded[last], pictures[last])
+        decoded = {name: reconstruct(model.vae, originals) for name, originals in images.items()}
+    figures = {f"{name}_psnr": psnr(decoded[name], images[name]) for name in images}
+    last = list(images)[-1]
+    figures["background_error"] = background_error(decoded[last], images[last])
     stage.log(**figures)
-    _sheet(pictures[last], decoded[last]).save(stage.folder / "reconstructions.png")
+    _sheet(images[last], decoded[last]).save(stage.folder / "reconstructions.png")
     return figures
 
 
 def _examples(rgba: Tensor, colours: Tensor, size: int) -> Tensor:
-    """At most 192 pictures, evenly chosen and always the same, each on the next named colour."""
+    """Compose at most 192 images, evenly chosen and always the same, each on the next named colour."""
     chosen = rgba[:: -(-len(rgba) // 192)]
     return compose(chosen, colours[torch.arange(len(chosen), device=rgba.device) % len(colours)], size)
 
 
 @torch.no_grad()
-def reconstruct(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1] through the autoencoder, without the posterior's noise."""
-    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(pictures, 16)]
+def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Pass images in [-1, 1] through the autoencoder, without the posterior's noise."""
+    parts = [vae.decode(vae.encode(part).latent_dist.mode()).sample for part in torch.split(images, 16)]
     return torch.cat(parts).clamp(-1.0, 1.0)
 
 
-def psnr(decoded: Tensor, pictures: Tensor) -> float:
-    """Mean over pictures of the PSNR in dB."""
-    errors = ((decoded - pictures) / 2.0).square().mean(dim=(1, 2, 3))
+def psnr(decoded: Tensor, images: Tensor) -> float:
+    """Average the PSNR in dB over images."""
+    errors = ((decoded - images) / 2.0).square().mean(dim=(1, 2, 3))
     return float((-10.0 * torch.log10(errors)).mean())
 
 
-def background_error(decoded: Tensor, pictures: Tensor) -> float:
-    """Mean absolute error of the corners, which the art leaves plain, in steps of 255."""
-    return 127.5 * float((decoded - pictures)[..., :6, :6].abs().mean())
+def background_error(decoded: Tensor, images: Tensor) -> float:
+    """Compute the mean absolute error of the corners, which the art leaves plain, in steps of 255."""
+    return 127.5 * float((decoded - images)[..., :6, :6].abs().mean())
 
 
-def _sheet(pictures: Tensor, decoded: Tensor, columns: int = 6, rows: int = 8) -> Image.Image:
-    """Original and reconstruction side by side."""
-    step = max(1, len(pictures) // (columns * rows))
-    pairs = torch.cat([pictures, decoded], dim=-1)[::step][: columns * rows]
+def _sheet(images: Tensor, decoded: Tensor, *, columns: int = 6, rows: int = 8) -> Image.Image:
+    """Show originals and reconstructions side by side."""
+    step = max(1, len(images) // (columns * rows))
+    pairs = torch.cat([images, decoded], dim=-1)[::step][: columns * rows]
     pixels = ((pairs + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     lines = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
     whole = [line for line in lines if line.shape == lines[0].shape]
     return Image.fromarray(np.concatenate(whole, axis=0))
 
 
-def _latent_size(pictures: Tensor) -> int:
-    return models.LATENT_CHANNELS * (pictures.shape[-1] // models.VAE_SCALE_FACTOR) ** 2
+def _latent_size(images: Tensor) -> int:
+    return models.LATENT_CHANNELS * (images.shape[-1] // models.VAE_SCALE_FACTOR) ** 2
 
 
-def training_pictures(art: Art, recipe: Recipe, whole: bool = False) -> Tensor:
-    """One step's pictures: random art, now and then as a mosaic or in other colours, cropped as the recipe says.
+def training_images(art: Art, recipe: Recipe, *, whole: bool = False) -> Tensor:
+    """Make one step's images: random art, now and then as a mosaic or in other colours, cropped as the recipe says.
 
     ``whole`` asks for half as many, not cropped.
     """
     stage = recipe.vae
     count = stage.batch_size // 2 if whole else stage.batch_size
     if torch.rand(()) < stage.mosaic:
-        pictures = _mosaic(art, count, recipe.image_size)
+        images = _mosaic(art, count, recipe.image_size)
     else:
-        pictures = random_pictures(art.training, art.colours, count, recipe.image_size)
+        images = random_images(art.training, art.colours, count=count, size=recipe.image_size)
     if torch.rand(()) < stage.recolour:
-        pictures = pictures[:, torch.randperm(3, device=pictures.device)]
-    return _crop(pictures, stage.crop) if stage.crop and not whole else pictures
+        images = images[:, torch.randperm(3, device=images.device)]
+    return _crop(images, stage.crop) if stage.crop and not whole else images
 
 
 def _mosaic(art: Art, count: int, size: int) -> Tensor:
-    """Four half-size pictures in one: small things have finer edges."""
-    quarters = random_pictures(art.training, art.colours, 4 * count, size // 2).chunk(4)
+    """Compose four half-size images in one: small things have finer edges."""
+    quarters = random_images(art.training, art.colours, count=4 * count, size=size // 2).chunk(4)
     return torch.cat([torch.cat(quarters[:2], dim=-1), torch.cat(quarters[2:], dim=-1)], dim=-2)
 
 
-def _crop(pictures: Tensor, side: int) -> Tensor:
-    """The same random square piece of every picture."""
-    top, left = torch.randint(0, pictures.shape[-1] - side + 1, (2,)).tolist()
-    return pictures[:, :, top : top + side, left : left + side]
+def _crop(images: Tensor, side: int) -> Tensor:
+    """Cut the same random square piece out of every image."""
+    top, left = torch.randint(0, images.shape[-1] - side + 1, (2,)).tolist()
+    return images[:, :, top : top + side, left : left + side]
 
 
-def random_pictures(rgba: Tensor, colours: Tensor, count: int, size: int) -> Tensor:
-    """Random subjects, mirrored and shifted, on random colours; float ``(count, 3, size, size)`` in [-1, 1].
+def random_images(rgba: Tensor, colours: Tensor, *, count: int, size: int) -> Tensor:
+    """Put random subjects, mirrored and shifted, on random colours; float ``(count, 3, size, size)`` in [-1, 1].
 
     Half of the backgrounds are the named colours, half any colour at all, so the VAE is not bound to ten of them.
     """
@@ -192,29 +194,29 @@ def random_pictures(rgba: Tensor, colours: Tensor, count: int, size: int) -> Ten
 
 
 def compose(rgba: Tensor, background: Tensor, size: int) -> Tensor:
-    """UINT8 ``(n, h, h, 4)`` on ``(n, 3)`` colours -> float ``(n, 3, size, size)`` in [-1, 1], by area averaging."""
+    """Put UINT8 ``(n, h, h, 4)`` on ``(n, 3)`` colours: float ``(n, 3, size, size)`` in [-1, 1], by area averaging."""
     pixels = rgba.permute(0, 3, 1, 2).float() / 255.0
     alpha = pixels[:, 3:]
-    picture = pixels[:, :3] * alpha + background[:, :, None, None].float() / 255.0 * (1.0 - alpha)
-    return F.avg_pool2d(picture, rgba.shape[1] // size) * 2.0 - 1.0
+    image = pixels[:, :3] * alpha + background[:, :, None, None].float() / 255.0 * (1.0 - alpha)
+    return F.avg_pool2d(image, rgba.shape[1] // size) * 2.0 - 1.0
 
 
-def as_tensor(pictures: NDArray[np.uint8]) -> Tensor:
-    """UINT8 ``(n, h, w, 3)`` -> float ``(n, 3, h, w)`` in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
+def as_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """Convert UINT8 ``(n, h, w, 3)`` to float ``(n, 3, h, w)`` in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
 
 
 def _sharpness(done: float) -> float:
-    """0 for the first tenth of the budget, 1 after the third tenth.
+    """Return 0 for the first tenth of the budget, 1 after the third tenth.
 
     L1 and gradients alone leave an untrained small VAE on a plateau of plain colours; squared error gets it off.
     """
     return min(1.0, max(0.0, (done - 0.1) / 0.2))
 
 
-def reconstruction_loss(reconstructed: Tensor, pictures: Tensor, gradient_weight: float, sharpness: float) -> Tensor:
-    """Squared error blended by ``sharpness`` into absolute error of pixels and of their differences."""
-    error = reconstructed - pictures
+def reconstruction_loss(reconstructed: Tensor, images: Tensor, *, gradient_weight: float, sharpness: float) -> Tensor:
+    """Blend squared error by ``sharpness`` into absolute error of pixels and of their differences."""
+    error = reconstructed - images
     gradients = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     sharp = error.abs().mean() + gradient_weight * gradients
     return (1.0 - sharpness) * 2.0 * error.square().mean() + sharpness * sharp
@@ -225,6 +227,6 @@ def _measure_latents(vae: AutoencoderKL, art: Art, recipe: Recipe) -> None:
     """Set ``shift_factor`` and ``scaling_factor`` so that latents have mean 0 and standard deviation 1."""
     # A resumed run must find the same factors, or cached latents would no longer fit them.
     torch.manual_seed(recipe.seed)
-    pictures = random_pictures(art.training, art.colours, 512, recipe.image_size)
-    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pictures, 16)])
+    images = random_images(art.training, art.colours, count=512, size=recipe.image_size)
+    latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(images, 16)])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=1.0 / float(latents.std()))

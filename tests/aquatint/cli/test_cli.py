@@ -23,7 +23,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generating, "connect", lambda **_: fake_client(retries=0))
 
 
-def test_generate_writes_pictures(runner: CliRunner, connected: None, tmp_path: Path) -> None:
+def test_generate_writes_images(runner: CliRunner, connected: None, tmp_path: Path) -> None:
     arguments = ["generate", "a fox", "--out", str(tmp_path / "sub" / "fox.png"), "--seed", "5", "-n", "2"]
     result = runner.invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What is said where packages are missing."""
+"""What is printed where packages are missing."""
 
 from __future__ import annotations
 

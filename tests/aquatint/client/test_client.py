@@ -79,7 +79,7 @@ def test_triton_errors(message: str, status: str, kind: type[errors.AquatintErro
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 async def test_nobody_there(protocol: Literal["grpc", "http"]) -> None:
-    """Every call of both clients says so in the words of the table, without addresses."""
+    """Every call of both clients says so in the error table's words, without addresses."""
     wanted = GenerationRequest(prompt="x")
     options = {"url": "127.0.0.1:9", "protocol": protocol, "retries": 0}
     with connect(**options) as client:

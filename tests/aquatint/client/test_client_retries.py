@@ -1,4 +1,4 @@
-"""What both clients try again, how long they wait before it, and when they give up. Nobody really sleeps here."""
+"""What both clients retry, how long they wait first, and when they give up. Nobody really sleeps here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Recorder(FakeTransport):
 
 
 class Calls:
-    """The calls of one client, blocking or not, behind one face: both must do the same."""
+    """The calls of one client, blocking or not, behind one interface: both must do the same."""
 
     def __init__(self, kind: str, transport: FakeTransport, retries: int) -> None:
         self._blocking = fake_client(retries=retries, transport=transport) if kind == "blocking" else None
@@ -93,7 +93,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-DRAWING = pytest.mark.parametrize("call", ["generate", "stream"])
+GENERATING = pytest.mark.parametrize("call", ["generate", "stream"])
 EVERY_CALL = pytest.mark.parametrize("call", ["generate", "stream", "models"])
 
 
@@ -106,14 +106,14 @@ async def test_what_says_later_is_tried_again(kind: str, call: str, clock: Clock
         assert back_off <= wait <= back_off + JITTER_S
 
 
-@DRAWING
-async def test_every_try_asks_for_the_same_picture_in_the_time_that_is_left(kind: str, call: str, clock: Clock) -> None:
+@GENERATING
+async def test_every_try_asks_for_the_same_image_in_the_time_that_remains(kind: str, call: str, clock: Clock) -> None:
     transport = Recorder([Overloaded("full", 1.0), Overloaded("full", 2.0)])
     await Calls(kind, transport, retries=3)(call, 10.0)
     assert len({request.seed for request in transport.requests}) == 1
     assert transport.requests[0].seed is not None
-    left = [10.0, 10.0 - clock.waits[0], 10.0 - sum(clock.waits)]
-    assert transport.timeouts == pytest.approx(left)
+    remaining = [10.0, 10.0 - clock.waits[0], 10.0 - sum(clock.waits)]
+    assert transport.timeouts == pytest.approx(remaining)
 
 
 @EVERY_CALL
@@ -154,7 +154,7 @@ async def test_the_first_event_is_not_lost(kind: str, clock: Clock) -> None:
 
 @EVERY_CALL
 async def test_an_overloaded_server_is_given_the_time_it_asks_for(kind: str, call: str, clock: Clock) -> None:
-    """Both when the hint comes from our own exception and when it has crossed the wire."""
+    """Whether the hint comes from our own exception or has crossed the wire."""
     crossed = errors.from_wire(f"[request id: 1] {errors.to_wire(Overloaded('full', 1.5))}")
     assert crossed is not None
     await Calls(kind, Recorder([Overloaded("full", 2.5), crossed]), retries=3)(call)
@@ -163,7 +163,7 @@ async def test_an_overloaded_server_is_given_the_time_it_asks_for(kind: str, cal
     assert 2.0 <= second <= 2.0 + JITTER_S
 
 
-@DRAWING
+@GENERATING
 @pytest.mark.parametrize("timeout_s", [3.0, None])
 async def test_no_wait_outlasts_the_deadline(kind: str, call: str, clock: Clock, timeout_s: float | None) -> None:
     """The fake clients' own timeout is 5 s; the second wait would end after either."""
@@ -173,7 +173,7 @@ async def test_no_wait_outlasts_the_deadline(kind: str, call: str, clock: Clock,
     assert len(clock.waits) == 1
 
 
-@DRAWING
+@GENERATING
 async def test_a_hint_beyond_the_deadline_is_not_waited_for(kind: str, call: str, clock: Clock) -> None:
     with pytest.raises(Overloaded) as caught:
         await Calls(kind, Recorder([Overloaded("full", 3600.0)]), retries=3)(call, 60.0)

@@ -88,7 +88,7 @@ def test_a_preview_of_the_last_step() -> None:
 
 @pytest.mark.parametrize("side", ["width", "height"])
 @pytest.mark.parametrize("value", [7, 24, 144, 100_000])
-def test_sizes_the_model_cannot_draw(side: str, value: int) -> None:
+def test_sizes_the_model_cannot_generate(side: str, value: int) -> None:
     with pytest.raises(InvalidRequest, match=f"{side}: must be a multiple of 16 from 16 to 128, is {value}"):
         resolve(parse({"prompt": "x", side: value}), FAKE_MODEL)
 

@@ -104,7 +104,7 @@ def make_pipeline(runner: LinearRunner, folder: Path, present: tuple[str, ...] =
     return Pipeline(served, folder, runner)
 
 
-def draw(pipeline: Pipeline, **fields: object) -> Generation:
+def generate(pipeline: Pipeline, **fields: object) -> Generation:
     *_, result = pipeline.run(resolve(parse({"prompt": "x", "seed": 1, **fields}), pipeline.served))
     assert isinstance(result, Generation)
     return result
@@ -121,8 +121,8 @@ def test_events_and_shapes(pipeline: Pipeline) -> None:
     assert result.pixels.dtype == np.uint8
 
 
-def test_previews_show_the_picture_to_come(tmp_path: Path) -> None:
-    """From the first step on: a preview is of the latents this step heads for, not of the noisy ones it has."""
+def test_previews_show_the_image_to_come(tmp_path: Path) -> None:
+    """From the first step on, a preview shows the latents this step heads for, not the noisy ones it has."""
     target = np.random.default_rng(0).uniform(-1, 1, (16, 8, 6)).astype(np.float32)
     # The fake decoder shows the first three channels as they are, -1..1.
     factors = [*(np.eye(16, 3) / 2).tolist(), [0.5] * 3]
@@ -146,7 +146,7 @@ def test_absent_encoders_condition_with_zeros(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize(("scale", "rows"), [(4.5, 6), (1.0, 3)])
 def test_guidance_doubles_the_rows(pipeline: Pipeline, runner: LinearRunner, scale: float, rows: int) -> None:
-    draw(pipeline, num_images=3, guidance_scale=scale)
+    generate(pipeline, num_images=3, guidance_scale=scale)
     assert set(runner.rows) == {rows}
 
 
@@ -160,16 +160,16 @@ def test_guidance_leads_away_from_the_negative_prompt(
     """One Euler step from sigma 1 to 0 subtracts the guided velocity from the noise."""
     write_tokenizer(tmp_path / "t" / "tokenizer.json", tokens=6)
     told = make_pipeline(PromptRunner(), tmp_path, present=("text_encoder_3",))
-    drawn: list[Tensor] = []
+    decoded: list[Tensor] = []
 
     def decode(latents: Tensor) -> NDArray[np.uint8]:
-        drawn.append(latents)
+        decoded.append(latents)
         return np.zeros((1, 64, 64, 3), np.uint8)
 
     told.decode = decode  # type: ignore[method-assign]
     fields = {"prompt": "3", "negative_prompt": negative, "guidance_scale": scale, "num_inference_steps": 1, "seed": 4}
     list(told.run(resolve(parse(fields), told.served)))
-    np.testing.assert_allclose(drawn[0][0], randn((16, 8, 8), 4) - velocity, atol=1e-4)
+    np.testing.assert_allclose(decoded[0][0], randn((16, 8, 8), 4) - velocity, atol=1e-4)
 
 
 def test_words_that_did_not_fit_are_counted(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_words_that_did_not_fit_are_counted(tmp_path: Path) -> None:
     told = make_pipeline(PromptRunner(), tmp_path, present=("text_encoder_3",))
     # The negative prompt's own loss is not the caller's concern.
     fields = {"negative_prompt": "1 " * 50, "num_inference_steps": 1}
-    assert draw(told, prompt="3 " * 6, **fields).dropped_tokens == 0
-    assert draw(told, prompt="3 " * 10, **fields).dropped_tokens == 4
+    assert generate(told, prompt="3 " * 6, **fields).dropped_tokens == 0
+    assert generate(told, prompt="3 " * 10, **fields).dropped_tokens == 4
 
 
 def write_tokenizer(path: Path, tokens: int) -> None:
-    """Words that are numbers up to 9; padded and cut to so many."""
+    """Write a tokenizer whose words are numbers up to 9; padded and cut to a fixed length."""
     tokenizer = Tokenizer(WordLevel({str(number): number for number in range(10)}, unk_token="0"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.enable_truncation(tokens)
@@ -192,14 +192,14 @@ def write_tokenizer(path: Path, tokens: int) -> None:
 
 
 def test_rows_beyond_the_batch_limit_are_split(pipeline: Pipeline, runner: LinearRunner) -> None:
-    draw(pipeline, num_images=10, num_inference_steps=1)
+    generate(pipeline, num_images=10, num_inference_steps=1)
     assert runner.rows == [8, 8, 4]
 
 
-def test_image_i_is_the_picture_of_seed_plus_i(pipeline: Pipeline) -> None:
-    several = draw(pipeline, num_images=3).images
+def test_image_i_is_the_image_of_seed_plus_i(pipeline: Pipeline) -> None:
+    several = generate(pipeline, num_images=3).images
     for index in range(3):
-        np.testing.assert_array_equal(several[index].pixels, draw(pipeline, seed=1 + index).images[0].pixels)
+        np.testing.assert_array_equal(several[index].pixels, generate(pipeline, seed=1 + index).images[0].pixels)
 
 
 def test_a_checkpoint_ends_the_run_between_steps(pipeline: Pipeline, runner: LinearRunner) -> None:

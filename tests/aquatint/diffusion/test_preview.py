@@ -1,4 +1,4 @@
-"""Previews of latents whose picture is known; no model runs here."""
+"""Previews of latents whose image is known; no model runs here."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SCALE = 8
 MIX = np.random.default_rng(1).normal(size=(3, 16))
 
 
-def encode(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A VAE that can be undone: mixed block means of pictures ``(n, 3, h, w)``."""
-    count, _, height, width = pictures.shape
-    blocks = pictures.reshape(count, 3, height // SCALE, SCALE, width // SCALE, SCALE).mean(axis=(3, 5))
+def encode(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Encode like a VAE that can be undone: mixed block means of images ``(n, 3, h, w)``."""
+    count, _, height, width = images.shape
+    blocks = images.reshape(count, 3, height // SCALE, SCALE, width // SCALE, SCALE).mean(axis=(3, 5))
     mixed: NDArray[np.float32] = (np.einsum("nkhw,kc->nchw", blocks, MIX) + 0.25).astype(np.float32)
     return mixed
 
 
 @pytest.fixture
-def picture() -> NDArray[np.uint8]:
-    """A red disc low on the left, on a background that fades from blue to yellow."""
+def image() -> NDArray[np.uint8]:
+    """Paint a red disc low on the left, on a background that fades from blue to yellow."""
     down, across = np.mgrid[0:96, 0:64] / 96.0
     fade = np.stack([across, across, 1.0 - across], axis=-1)
     disc = (down - 0.7) ** 2 + (across - 0.2) ** 2 < 0.03
@@ -35,15 +35,15 @@ def picture() -> NDArray[np.uint8]:
     return pixels
 
 
-def shown(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    inputs = (picture.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)[None]
+def shown(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    inputs = (image.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)[None]
     found: NDArray[np.uint8] = preview(encode(inputs), fit_preview_factors(encode, SCALE))[0]
     return found
 
 
-def test_the_fit_undoes_a_linear_encoder(picture: NDArray[np.uint8]) -> None:
-    expected = np.asarray(Image.fromarray(picture).resize((8, 12), Image.Resampling.BOX))
-    found = shown(picture)
+def test_the_fit_undoes_a_linear_encoder(image: NDArray[np.uint8]) -> None:
+    expected = np.asarray(Image.fromarray(image).resize((8, 12), Image.Resampling.BOX))
+    found = shown(image)
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - expected).max() <= 1
 
@@ -66,12 +66,12 @@ FORGERIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def test_the_judge_accepts_the_real_one(picture: NDArray[np.uint8]) -> None:
-    assert_shows(shown(picture), picture)
+def test_the_judge_accepts_the_real_one(image: NDArray[np.uint8]) -> None:
+    assert_shows(shown(image), image)
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_the_judge_refuses_forgeries(picture: NDArray[np.uint8], name: str) -> None:
-    """The judge of every other preview test is itself one that can fail."""
+def test_the_judge_refuses_forgeries(image: NDArray[np.uint8], name: str) -> None:
+    """The judge of every other preview test can itself fail."""
     with pytest.raises(AssertionError):
-        assert_shows(FORGERIES[name](shown(picture)), picture)
+        assert_shows(FORGERIES[name](shown(image)), image)

@@ -42,7 +42,7 @@ def test_schedule_and_steps_equal_diffusers(
     expected = torch.randn(2, 16, 4, 4, generator=generator)
     latents = expected.numpy()
     for index, timestep in enumerate(theirs.timesteps):
-        # A velocity that depends on where it is taken, so that a step begun at the wrong place shows.
+        # A velocity that depends on where it is taken, so that a step begun in the wrong place is noticed.
         noise = torch.randn(2, 16, 4, 4, generator=generator)
         expected = theirs.step(noise + expected * 0.5, timestep, expected, return_dict=False)[0]
         latents = ours.step(latents, noise.numpy() + latents * np.float32(0.5), index)
@@ -50,7 +50,7 @@ def test_schedule_and_steps_equal_diffusers(
 
 
 def test_torch_latents_stay_torch() -> None:
-    """State may live on a device: the arithmetic is by operators alone."""
+    """State may live on a device: only operators do arithmetic."""
     for kind in samplers.registry().values():
         sampler = kind(FlowMatchConfig(), 3, 16)
         latents = torch.ones(1, 2, 2, 2)

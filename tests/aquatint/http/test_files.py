@@ -13,7 +13,7 @@ DATA = bytes(range(100))
 
 @pytest.fixture
 async def image(store: ImageStore) -> StoredImage:
-    return await store.put(DATA, "png", {"prompt": "a fox"}, 1, "alice")
+    return await store.put(DATA, "png", parameters={"prompt": "a fox"}, seed=1, owner="alice")
 
 
 async def test_fetch(http: httpx.AsyncClient, image: StoredImage) -> None:

@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from aquatint.contract.errors import ImageNotFound, StoreUnavailable
 from aquatint.contract.request import GenerationRequest
-from aquatint.images import ImageStore, StoredImage, open_image_store
+from aquatint.images import ImageStore, StoredImage, StoreOptions, open_image_store
 from aquatint.settings import StorageSettings
 from aquatint.storage import FileObjects, ObjectNotFound
 from aquatint.testing import fake_client
@@ -41,12 +43,12 @@ class BrokenObjects(FileObjects):
         super().put(key, data, content_type)
 
 
-def open_store(root: Path, **options: Any) -> ImageStore:
-    return ImageStore(FileObjects(root), KEY, "http://host:1", **options)
+def open_store(root: Path, now: Callable[[], float] = time.time, **options: Any) -> ImageStore:
+    return ImageStore(FileObjects(root), KEY, "http://host:1", options=StoreOptions(**options), now=now)
 
 
-async def put(store: ImageStore, data: bytes = b"picture", owner: str = "me", prompt: str = "a fox") -> StoredImage:
-    return await store.put(data, "png", {"prompt": prompt}, 7, owner)
+async def put(store: ImageStore, data: bytes = b"picture", *, owner: str = "me", prompt: str = "a fox") -> StoredImage:
+    return await store.put(data, "png", parameters={"prompt": prompt}, seed=7, owner=owner)
 
 
 async def test_put_and_get(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ async def test_quota_drops_the_owners_oldest(tmp_path: Path) -> None:
     assert (await store.get(theirs.id))[1] == b"y" * 20
 
 
-async def test_an_outage_loses_no_picture(tmp_path: Path) -> None:
+async def test_an_outage_loses_no_image(tmp_path: Path) -> None:
     objects = BrokenObjects(tmp_path / "s3")
     store = ImageStore(objects, KEY, "http://host:1", local=FileObjects(tmp_path / "local"))
     objects.broken = True
@@ -223,7 +225,7 @@ def test_the_id_key_is_made_once_and_private(tmp_path: Path) -> None:
 
 
 def _die_at(root: Path, data: bytes, fatal_call: int, delete: bool) -> None:
-    """Put (and delete) a picture in a process that is killed just before its ``fatal_call``-th file operation."""
+    """Put (and delete) an image in a process that is killed just before its ``fatal_call``-th file operation."""
     calls = 0
 
     def counting(original: Any) -> Any:
@@ -250,7 +252,7 @@ def _die_at(root: Path, data: bytes, fatal_call: int, delete: bool) -> None:
 
 @pytest.mark.parametrize("delete", [False, True], ids=["put", "put and delete"])
 async def test_killed_between_any_two_writes(tmp_path: Path, delete: bool) -> None:
-    """After each kill a fresh store serves the whole picture or none, and can store it again."""
+    """After each kill a fresh store serves the whole image or none, and can store it again."""
     data = os.urandom(200_000)
     context = multiprocessing.get_context("spawn")
     killed = 0
@@ -271,9 +273,11 @@ async def test_killed_between_any_two_writes(tmp_path: Path, delete: bool) -> No
     assert killed >= (8 if delete else 6)
 
 
-async def test_pictures_of_the_fake_can_be_stored(tmp_path: Path) -> None:
+async def test_images_of_the_fake_can_be_stored(tmp_path: Path) -> None:
     with fake_client() as client:
         generation = client.generate(GenerationRequest(prompt="a fox", seed=1))
     store = open_store(tmp_path)
-    stored = await store.put(generation.images[0].png, "png", generation.parameters.model_dump(), 1, "me")
+    stored = await store.put(
+        generation.images[0].png, "png", parameters=generation.parameters.model_dump(), seed=1, owner="me"
+    )
     assert (await store.get(stored.id))[1] == generation.images[0].png

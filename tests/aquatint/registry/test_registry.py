@@ -69,16 +69,16 @@ def test_versions_are_never_overwritten(root: Path, folder: Path) -> None:
 
 
 class Dying(FileObjects):
-    """Loses the connection after so many writes."""
+    """Loses the connection after a number of writes."""
 
     def __init__(self, root: Path, writes: int) -> None:
         super().__init__(root)
-        self.left = writes
+        self.remaining = writes
 
     def _count(self) -> None:
-        if self.left == 0:
+        if self.remaining == 0:
             raise StoreUnavailable("gone")
-        self.left -= 1
+        self.remaining -= 1
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         self._count()
@@ -171,5 +171,5 @@ def test_prune_keeps_what_is_in_use(registry: Registry, root: Path, folder: Path
     assert registry.prune(2) == [3, 4]
     assert [each.version for each in registry.versions()] == [1, 2, 5, 6]
     assert not (abandoned / "half").exists()
-    # The number of a version that was deleted is not given away while a higher one is there.
+    # The number of a deleted version is not reused while a higher one exists.
     assert registry.publish(files_under(folder), {}).version == 7

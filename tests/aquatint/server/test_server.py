@@ -1,4 +1,4 @@
-"""What the embedded server's supervision does without starting one; ``e2e`` starts it."""
+"""How the embedded server is supervised, without starting one; ``e2e`` starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base model's own pictures of other things, for prior preservation."""
+"""The base model's own images of other things, for prior preservation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 from aquatint.contract.errors import InvalidRequest
-from aquatint_pipelines.drawing import draw, load_pipeline
 from aquatint_pipelines.dreambooth import data
 from aquatint_pipelines.dreambooth.data import Dataset
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
+from aquatint_pipelines.generating import generate, load_pipeline
 
 
 def add(checkpoint: Path, dataset: Path, recipe: DreamboothRecipe) -> Dataset:
-    """Draw the recipe's class prompts in turn, seeds 0, 1, …, into the dataset folder.
+    """Generate the recipe's class prompts in turn, seeds 0, 1, …, into the dataset folder.
 
     Raises ``InvalidRequest`` if a class prompt names the subject.
     """
@@ -25,13 +25,10 @@ def add(checkpoint: Path, dataset: Path, recipe: DreamboothRecipe) -> Dataset:
     if named := [prompt for prompt in prior.prompts if described.token in prompt]:
         raise InvalidRequest(f"prior.prompts: {named[0]!r} names the subject itself")
     prompts = [prior.prompts[index % len(prior.prompts)] for index in range(prior.num_class_images)]
-    pictures = draw(
+    images = generate(
         load_pipeline(checkpoint),
         prompts,
-        list(range(len(prompts))),
-        recipe.num_inference_steps,
-        recipe.guidance_scale,
-        recipe.max_sequence_length,
-        recipe.resolution,
+        seeds=list(range(len(prompts))),
+        sampling=recipe.sampling,
     )
-    return data.add_class_pictures(dataset, list(zip(prompts, map(Image.fromarray, pictures))))
+    return data.add_class_images(dataset, list(zip(prompts, map(Image.fromarray, images))))

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, a zip or tar archive, or an S3 prefix, read without trusting any of them.
+"""Where images come from: a folder, a zip or tar archive, or an S3 prefix, read without trusting any of them.
 
 Nothing is ever unpacked to disk: members are read into memory one at a time, so a hostile name has nowhere to go.
 """
@@ -29,9 +29,9 @@ class SourceFile:
 
 
 def read(source: str) -> Iterator[SourceFile]:
-    """Every file of ``source``, in the order of their names.
+    """Yield every file of ``source``, sorted by name.
 
-    Raises ``InvalidRequest`` for a source that is not there, an archive with members that point out of it or are links
+    Raises ``InvalidRequest`` for a missing source, an archive with members that point out of it or are links
     or devices, or more than the limits allow; ``StoreUnavailable`` if S3 cannot be read.
     """
     if source.startswith("s3://"):
@@ -84,7 +84,7 @@ def _from_zip(path: Path) -> Iterator[SourceFile]:
                     raise InvalidRequest(f"pictures: the archive's member {name!r} is a link")
                 if member.is_dir():
                     continue
-                # The size a member claims may be a lie: one byte more than the limit is asked for.
+                # The size a member claims may be a lie, so one byte more than the limit is read.
                 _checked_size(name, member.file_size)
                 with archive.open(member) as file:
                     data = file.read(MAX_FILE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What the mini checkpoint is asked to draw for people (the sample sheet) and for tests (the golden pictures)."""
+"""What the mini checkpoint is asked to generate for people (the sample sheet) and for tests (the golden images)."""
 
 SHEET_PROMPTS = (
     "a flat emoji of a fox on a blue background",

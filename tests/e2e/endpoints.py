@@ -1,4 +1,4 @@
-"""Every way into every engine, with one face: draw a request, or say which error raw fields get."""
+"""Every way into every engine, behind one interface: generate, or say which error raw fields get."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What every door must give: PNG files, their seeds and the effective parameters."""
+class Answer:
+    """What every endpoint must give: PNG files, their seeds and the effective parameters."""
 
     files: list[bytes]
     seeds: list[int]
     parameters: dict[str, Any]
 
 
-class Door(Protocol):
+class Endpoint(Protocol):
     """One protocol of one server."""
 
-    def draw(self, fields: dict[str, Any]) -> Drawn:
-        """Draw raw fields of the contract. Raises ``AquatintError``."""
+    def generate(self, fields: dict[str, Any]) -> Answer:
+        """Generate from raw fields of the contract. Raises ``AquatintError``."""
 
     def leave(self, fields: dict[str, Any], after_s: float) -> None:
-        """Ask, and hang up after a while."""
+        """Send a request, and hang up after a while."""
 
 
-class ClientDoor:
+class ClientEndpoint:
     """Our own client, over gRPC or HTTP; the HTTP one streams."""
 
     def __init__(self, url: str, protocol: str) -> None:
         self._options = {"url": url, "protocol": protocol, "model": MODEL, "retries": 0, "timeout_s": _TIMEOUT_S}
 
-    def draw(self, fields: dict[str, Any]) -> Drawn:
+    def generate(self, fields: dict[str, Any]) -> Answer:
         # Built without validation, so that the server's is tested.
         request = GenerationRequest.model_construct(**{"negative_prompt": "", "num_images": 1, **fields})
         with connect(**self._options) as client:
             generation = client.generate(request)
         seeds = [image.seed for image in generation.images]
-        return Drawn([image.png for image in generation.images], seeds, generation.parameters.model_dump())
+        return Answer([image.png for image in generation.images], seeds, generation.parameters.model_dump())
 
     def leave(self, fields: dict[str, Any], after_s: float) -> None:
         request = GenerationRequest(**fields)
@@ -62,10 +62,10 @@ class ClientDoor:
                 client.generate(request, timeout_s=after_s)
             except errors.DeadlineExceeded:
                 return
-        raise AssertionError("it was drawn before the client left")
+        raise AssertionError("it was generated before the client hung up")
 
 
-class _HttpDoor:
+class _HttpEndpoint:
     def __init__(self, url: str) -> None:
         self._url = f"http://{url}"
 
@@ -80,33 +80,33 @@ class _HttpDoor:
             self._post(path, body, timeout=after_s)
         except httpx.ReadTimeout:
             return
-        raise AssertionError("it was drawn before the client left")
+        raise AssertionError("it was generated before the client hung up")
 
 
-class V1Door(_HttpDoor):
+class V1Endpoint(_HttpEndpoint):
     """KServe V1, with the seed demo's body."""
 
     _PATH = f"/v1/models/{MODEL}:predict"
 
-    def draw(self, fields: dict[str, Any]) -> Drawn:
+    def generate(self, fields: dict[str, Any]) -> Answer:
         predictions = self._post(self._PATH, {"instances": [fields]})["predictions"]
         files = [base64.b64decode(entry["image"]["b64"]) for entry in predictions]
-        return Drawn(files, [entry["seed"] for entry in predictions], predictions[0]["parameters"])
+        return Answer(files, [entry["seed"] for entry in predictions], predictions[0]["parameters"])
 
     def leave(self, fields: dict[str, Any], after_s: float) -> None:
         self._leave(self._PATH, {"instances": [fields]}, after_s)
 
 
-class V2RestDoor(_HttpDoor):
+class V2RestEndpoint(_HttpEndpoint):
     """The Open Inference Protocol over REST, in JSON."""
 
     _PATH = f"/v2/models/{MODEL}/infer"
 
-    def draw(self, fields: dict[str, Any]) -> Drawn:
+    def generate(self, fields: dict[str, Any]) -> Answer:
         answer = self._post(self._PATH, self._body(fields))
         tensors = {output["name"]: output["data"] for output in answer["outputs"]}
         files = [base64.b64decode(file) for file in tensors["png"]]
-        return Drawn(files, tensors["seed"], json.loads(tensors["info"][0])["parameters"])
+        return Answer(files, tensors["seed"], json.loads(tensors["info"][0])["parameters"])
 
     def leave(self, fields: dict[str, Any], after_s: float) -> None:
         self._leave(self._PATH, self._body(fields), after_s)
@@ -120,20 +120,20 @@ class V2RestDoor(_HttpDoor):
         return {"inputs": inputs, "outputs": [{"name": name} for name in ("png", "seed", "info")]}
 
 
-class V2GrpcDoor:
-    """The Open Inference Protocol over gRPC, by NVIDIA's client."""
+class V2GrpcEndpoint:
+    """The Open Inference Protocol over gRPC, with NVIDIA's client."""
 
     def __init__(self, url: str) -> None:
         self._client = tritonclient.grpc.InferenceServerClient(url)
 
-    def draw(self, fields: dict[str, Any]) -> Drawn:
+    def generate(self, fields: dict[str, Any]) -> Answer:
         try:
             result = self._infer(fields, _TIMEOUT_S)
         except InferenceServerException as error:
             raise errors.from_wire(error.message() or "") or error from None
         files = [base64.b64decode(file) for file in result.as_numpy("png")]
         info = json.loads(result.as_numpy("info")[0])
-        return Drawn(files, result.as_numpy("seed").tolist(), info["parameters"])
+        return Answer(files, result.as_numpy("seed").tolist(), info["parameters"])
 
     def leave(self, fields: dict[str, Any], after_s: float) -> None:
         try:
@@ -142,7 +142,7 @@ class V2GrpcDoor:
             if "DEADLINE" in str(error.status()).upper():
                 return
             raise
-        raise AssertionError("it was drawn before the client left")
+        raise AssertionError("it was generated before the client hung up")
 
     def _infer(self, fields: dict[str, Any], timeout: float) -> Any:
         inputs = []
@@ -155,7 +155,7 @@ class V2GrpcDoor:
 
 
 def _error(response: httpx.Response) -> AquatintError:
-    """The error of an HTTP answer, whether in Triton's shape or in OpenAI's; its status must fit the table."""
+    """Read the error of an HTTP answer, in Triton's shape or OpenAI's; its status must fit the table."""
     body = response.json()["error"]
     if isinstance(body, str):
         found = errors.from_wire(body)

@@ -36,6 +36,9 @@ class Engine(Protocol):
 class Listener(Protocol):
     """Who asked for a slot. Called by the thread that steps, so that it must not wait for anything."""
 
+    def has_gone(self) -> bool:
+        """Whether nobody waits for the request any more; asked before every call of the engine."""
+
     def progressed(self, evaluated: int, evaluations: int, heading_for: NDArray[np.float32] | None) -> None:
         """Tell of an evaluation; ``heading_for`` are the latents of a preview that is due."""
 
@@ -56,7 +59,6 @@ class Flight:
     deadline: float | None = None
     joined: int = field(default=0, init=False)
     last_stepped: int = field(default=0, init=False)
-    cancelled: bool = field(default=False, init=False)
     calls: int = field(default=0, init=False)
     shared_rows: int = field(default=0, init=False)
 
@@ -96,7 +98,7 @@ class _Batch:
 class InFlight:
     """Slots that step together, at most ``max_rows`` rows in one call.
 
-    ``join`` and ``cancel`` may be called by any thread; ``step`` by one.
+    ``join`` and ``close`` may be called by any thread, ``step`` by one.
     """
 
     def __init__(
@@ -130,12 +132,6 @@ class InFlight:
                     raise DeadlineExceeded(f"the request needs about {needed_s:.1f} s, more than its deadline leaves")
             flight.joined = flight.last_stepped = self._calls
             self._flights.append(flight)
-            self._changed.notify_all()
-
-    def cancel(self, flight: Flight) -> None:
-        """Let a request leave at the next call. Does nothing where it has ended already."""
-        with self._changed:
-            flight.cancelled = True
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -174,7 +170,7 @@ class InFlight:
         return True
 
     def _reason_to_leave(self, flight: Flight) -> AquatintError | None:
-        if flight.cancelled:
+        if flight.listener.has_gone():
             return Cancelled("the request was cancelled")
         if flight.deadline is not None and self._clock() > flight.deadline:
             return DeadlineExceeded("the request's time ran out")

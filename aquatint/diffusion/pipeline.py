@@ -22,9 +22,10 @@ from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import families, samplers
-from aquatint.diffusion.families import Tensors as Tensors  # part of ``ComponentRunner``'s signature
+from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.preview import preview
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer
+from aquatint.diffusion.samplers import Sampler
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.diffusion.slot import Slot
@@ -156,14 +157,17 @@ class Pipeline:
             yield Progress(slot.evaluated, slot.evaluations, self.previews(heading_for))
         return slot.latents
 
-    def _slot(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
+    def sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
+        """Make the sampler that the request asks for."""
         kind = samplers.registry()[request.sampler or samplers.DEFAULT]
-        image_seq_len = self.family.image_seq_len(self.served, latents)
+        return kind(self.scheduler, request.num_inference_steps, self.family.image_seq_len(self.served, latents))
+
+    def _slot(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
         return Slot(
             family=self.family,
             latents=latents,
             conditioning=conditioning,
-            sampler=kind(self.scheduler, request.num_inference_steps, image_seq_len),
+            sampler=self.sampler(request, latents),
             guidance_scale=request.guidance_scale if request.uses_guidance else None,
             skip_layers=self.served.skip_layer_guidance,
             num_inference_steps=request.num_inference_steps,

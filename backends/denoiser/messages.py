@@ -1,9 +1,7 @@
-"""What crosses between a text-to-image model and the denoiser: one call for each request, many answers."""
+"""What a text-to-image model asks of the denoiser, in one call for each request."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,51 +9,31 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 LATENTS = "latents"
-PROGRESS = "progress"
 PARAMETERS = "parameters"
 
 
 class DenoiseParameters(BaseModel):
-    """What is asked for beside the tensors; ``timeout_s`` is what the request's deadline leaves."""
+    """What is asked for beside the tensors.
+
+    ``guidance_scale`` is ``None`` without classifier-free guidance; ``timeout_s`` is what the request's deadline
+    leaves; ``page`` is the token of a ``Page`` with room for ``evaluations``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_inference_steps: int
-    # ``None`` without classifier-free guidance.
     guidance_scale: float | None
     sampler: str | None
     preview_every: int
     timeout_s: float
     priority: int
-    cancellation: str
+    page: str
 
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: how far the request is, with the latents of a preview, or at the end the final ones."""
-
-    evaluated: int
-    evaluations: int
-    is_final: bool
-    latents: NDArray[np.float32] | None = None
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """Arrange the answer as output tensors."""
-        progress = np.array([self.evaluated, self.evaluations, self.is_final], np.int32)
-        return {PROGRESS: progress} if self.latents is None else {PROGRESS: progress, LATENTS: self.latents}
+    def to_tensor(self) -> NDArray[Any]:
+        """Pack into one tensor, ``(1,)``."""
+        return np.array([self.model_dump_json().encode()], np.object_)
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, NDArray[Any]]) -> Answer:
-        """Read what ``tensors`` arranged."""
-        evaluated, evaluations, is_final = (int(value) for value in tensors[PROGRESS])
-        return cls(evaluated, evaluations, bool(is_final), tensors.get(LATENTS))
-
-
-def parameters_tensor(parameters: DenoiseParameters) -> NDArray[Any]:
-    """Pack the parameters into one tensor."""
-    return np.array([parameters.model_dump_json().encode()], np.object_)
-
-
-def read_parameters(tensor: NDArray[Any]) -> DenoiseParameters:
-    """Unpack the parameters. Raises ``ValueError``."""
-    return DenoiseParameters.model_validate(json.loads(tensor.reshape(-1)[0]))
+    def from_tensor(cls, tensor: NDArray[Any]) -> DenoiseParameters:
+        """Unpack. Raises ``ValueError``."""
+        return cls.model_validate_json(tensor.reshape(-1)[0])

@@ -6,20 +6,15 @@ Only importable inside a Triton Python backend process.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from aquatint_backends.denoiser.cancelling import Cancellation
-from aquatint_backends.denoiser.messages import (
-    LATENTS,
-    PARAMETERS,
-    PROGRESS,
-    Answer,
-    DenoiseParameters,
-    parameters_tensor,
-)
+from aquatint_backends.denoiser.messages import LATENTS, PARAMETERS, DenoiseParameters
+from aquatint_backends.denoiser.page import Page, Shape
 from aquatint_backends.text_to_image.base import TextToImageModel
 from numpy.typing import NDArray
 
@@ -32,6 +27,9 @@ from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.pipeline import Pipeline
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.settings import TextToImageSettings
+
+# How soon progress and a caller that has gone are noticed.
+_PROGRESS_POLL_S = 0.005
 
 
 class BlsRunner:
@@ -74,6 +72,11 @@ def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
 class InFlightPipeline(Pipeline):
     """A pipeline whose requests are denoised together with others': one call of the denoiser for each."""
 
+    def __init__(self, served: ServedModel, folder: Path, settings: TextToImageSettings) -> None:
+        super().__init__(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        self._timeout_s = settings.request_timeout_s
+        self._calls = ThreadPoolExecutor(settings.max_running, thread_name_prefix="denoiser-call")
+
     def denoise(
         self,
         request: ResolvedRequest,
@@ -81,61 +84,51 @@ class InFlightPipeline(Pipeline):
         conditioning: Tensors,
         raise_if_cancelled: Callable[[], None],
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Hand the request to the denoiser, and yield ``Progress`` as it answers; returns the final latents."""
-        cancellation = Cancellation()
-        call = self._call(request, {LATENTS: latents, **conditioning}, cancellation)
-        answers = call.exec(decoupled=True)
-        ended = False
-        evaluated = 0
+        """Hand the request to the denoiser, and yield ``Progress`` as its page says; returns the final latents."""
+        evaluations = len(self.sampler(request, latents).schedule.timesteps)
+        shape = Shape(latents=latents.shape, evaluations=evaluations, preview_every=request.preview_every)
+        page = Page.make(shape)
+        call = self._calls.submit(self._call, request, {LATENTS: latents, **conditioning}, page.token)
+        told = 0
         try:
-            for response in answers:
-                if response.has_error():
-                    ended = True
-                    raise _denoiser_error(response.error().message())
-                # Triton closes a stream with an empty response.
-                if not response.output_tensors():
-                    break
-                # Copied, because the tensors' memory goes with the response.
-                tensors = {each.name(): np.array(each.as_numpy()) for each in response.output_tensors()}
-                answer = Answer.from_tensors(tensors)
-                ended = answer.is_final
-                if answer.evaluated > evaluated:
-                    evaluated = answer.evaluated
-                    heading_for = None if answer.is_final else answer.latents
-                    yield Progress(answer.evaluated, answer.evaluations, self.previews(heading_for))
-                if answer.is_final:
-                    assert answer.latents is not None
-                    return answer.latents
+            while True:
+                ended = bool(futures.wait([call], _PROGRESS_POLL_S).done)
+                for evaluated in range(told + 1, page.evaluated + 1):
+                    yield Progress(evaluated, evaluations, self.previews(page.preview_after(evaluated)))
+                    told = evaluated
+                if ended:
+                    return call.result()
                 raise_if_cancelled()
         finally:
-            if not ended:
-                cancellation.set()
-            # Read to its end, for Triton keeps what is not.
-            list(answers)
-            cancellation.forget()
-        raise EngineUnavailable("the denoiser ended without an image")
+            page.cancel()
+            # The denoiser may still write, until its next step.
+            futures.wait([call])
+            page.close()
 
-    def _call(self, request: ResolvedRequest, tensors: Tensors, cancellation: Cancellation) -> Any:
+    def _call(self, request: ResolvedRequest, tensors: Tensors, page: str) -> NDArray[np.float32]:
         parameters = DenoiseParameters(
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale if request.uses_guidance else None,
             sampler=request.sampler,
             preview_every=request.preview_every,
-            timeout_s=600.0,
+            timeout_s=self._timeout_s,
             priority=0,
-            cancellation=cancellation.token,
+            page=page,
         )
-        inputs = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()]
-        return pb_utils.InferenceRequest(
+        response = pb_utils.InferenceRequest(
             model_name=self.served.triton_model("denoiser"),
-            requested_output_names=[PROGRESS, LATENTS],
-            inputs=[*inputs, pb_utils.Tensor(PARAMETERS, parameters_tensor(parameters))],
+            requested_output_names=[LATENTS],
+            inputs=[
+                *(pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()),
+                pb_utils.Tensor(PARAMETERS, parameters.to_tensor()),
+            ],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        )
-
-
-def _denoiser_error(message: str) -> AquatintError:
-    return errors.from_wire(message) or EngineUnavailable("the denoiser failed or is not ready")
+        ).exec()
+        if response.has_error():
+            message = response.error().message()
+            raise errors.from_wire(message) or EngineUnavailable("the denoiser failed or is not ready")
+        # Copied, because the tensor's memory goes with the response.
+        return np.array(response.output_tensors()[0].as_numpy())
 
 
 class ComponentsModel(TextToImageModel):
@@ -145,4 +138,4 @@ class ComponentsModel(TextToImageModel):
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
-        return InFlightPipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)
+        return InFlightPipeline(served, folder, settings)

@@ -39,5 +39,5 @@ def open_engine(place: Place) -> Engine:
     known = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in known:
         raise InvalidConfiguration(f"engine: must be one of {', '.join(known)}, is {name!r}")
-    module: EngineModule = importlib.import_module(f"{__name__}.{name}")  # type: ignore[assignment]  # has the function
+    module: EngineModule = importlib.import_module(f"{__name__}.{name}")
     return module.open_engine(place)

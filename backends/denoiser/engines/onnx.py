@@ -5,6 +5,7 @@ onnxruntime's own pool of threads spins while it waits, and collapses when anyth
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class OnnxEngine:
         """Predict the velocity of every row."""
         rows = len(inputs["timestep"])
         bounds = np.linspace(0, rows, min(self._lanes, rows) + 1).round().astype(int)
-        spans = list(zip(bounds[:-1], bounds[1:]))
+        spans = list(itertools.pairwise(bounds))
         if len(spans) == 1:
             return self._run(inputs, slice(0, rows))
         # This thread is a lane too.

@@ -134,8 +134,10 @@ class InFlightPipeline(Pipeline):
 class ComponentsModel(TextToImageModel):
     """The components are Triton models of their own."""
 
-    def open_pipeline(self, args: dict[str, str], settings: TextToImageSettings) -> InFlightPipeline:
+    def open_pipeline(self, args: dict[str, str], settings: TextToImageSettings) -> Pipeline:
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
-        return InFlightPipeline(served, folder, settings)
+        if served.denoiser:
+            return InFlightPipeline(served, folder, settings)
+        return Pipeline(served, folder, BlsRunner(served), settings.encoding_cache_bytes)

@@ -50,7 +50,7 @@ class ServedModel(ModelInfo):
 
     ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
     ``components`` is what the component models' names begin with, if not with the model's own name. ``denoiser`` says
-    that requests are denoised together by the model ``<name>_denoiser``, and not step by step by ``<name>_transformer``.
+    that requests are denoised together by ``<name>_denoiser``, and not step by step by ``<name>_transformer``.
     """
 
     family: str = "sd3"

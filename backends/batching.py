@@ -35,7 +35,7 @@ class BatchedBackend(ABC):
 
     def count_usage(self, model: str) -> None:
         """Report batches, rows and busy seconds under this model's name; call it once in ``initialize``."""
-        self._usage = _Usage(model)
+        self._usage = Usage(model)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests whose tensors differ only in the number of rows as one batch."""
@@ -80,7 +80,7 @@ class BatchedBackend(ABC):
         ]
 
 
-class _Usage:
+class Usage:
     """Counts batches, rows and busy seconds of one model; only for ``execute``, which Triton calls on one thread."""
 
     def __init__(self, model: str) -> None:

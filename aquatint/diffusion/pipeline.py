@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -22,14 +22,13 @@ from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import families, samplers
-from aquatint.diffusion.guidance import guide
+from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.preview import preview
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer
 from aquatint.diffusion.samplers import Sampler
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
-
-Tensors = dict[str, NDArray[Any]]
+from aquatint.diffusion.slot import Slot
 
 
 class ComponentRunner(Protocol):
@@ -113,22 +112,11 @@ class Pipeline:
         conditionings = [positive] * request.num_images
         if request.uses_guidance:
             conditionings = [self.encode(request.negative_prompt)] * request.num_images + conditionings
-        prompt_embeds = np.stack([c.prompt_embeds for c in conditionings])
-        pooled = np.stack([c.pooled for c in conditionings])
+        conditioning = self.family.conditioning(conditionings)
         encoded = time.perf_counter()
 
         latents = self.family.prepare_latents(self.served, request)
-        sampler = self._sampler(request, latents)
-        sigmas, timesteps = sampler.schedule.sigmas, sampler.schedule.timesteps
-        for index, timestep in enumerate(timesteps):
-            raise_if_cancelled()
-            velocity = self._guided(
-                latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled, request=request, step=index
-            )
-            wanted = request.preview_every and (index + 1) % request.preview_every == 0
-            previews = self._previews(latents - sigmas[index] * velocity) if wanted else []
-            latents = sampler.step(latents, velocity, index)
-            yield Progress(index + 1, len(timesteps), previews)
+        latents = yield from self.denoise(request, latents, conditioning, raise_if_cancelled)
         denoised = time.perf_counter()
 
         raise_if_cancelled()
@@ -156,59 +144,44 @@ class Pipeline:
         """Run every present text encoder on ``prompt``, or take the cached result."""
         return self.cache.get(prompt, self._encode)
 
-    def _sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
+    def denoise(
+        self,
+        request: ResolvedRequest,
+        latents: NDArray[np.float32],
+        conditioning: Tensors,
+        raise_if_cancelled: Callable[[], None],
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Yield ``Progress`` after every evaluation of the transformer; returns the final latents."""
+        slot = self._slot(request, latents, conditioning)
+        while not slot.is_finished:
+            raise_if_cancelled()
+            heading_for = slot.advance(self._velocity(slot))
+            yield Progress(slot.evaluated, slot.evaluations, self.previews(heading_for))
+        return slot.latents
+
+    def sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
+        """Make the sampler that the request asks for."""
         kind = samplers.registry()[request.sampler or samplers.DEFAULT]
         return kind(self.scheduler, request.num_inference_steps, self.family.image_seq_len(self.served, latents))
 
-    def _previews(self, latents: NDArray[np.float32]) -> list[Image]:
-        return preview_images(preview(latents, self._preview_factors))
+    def _slot(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
+        return Slot(
+            family=self.family,
+            latents=latents,
+            conditioning=conditioning,
+            sampler=self.sampler(request, latents),
+            guidance_scale=request.guidance_scale if request.uses_guidance else None,
+            skip_layers=self.served.skip_layer_guidance,
+            num_inference_steps=request.num_inference_steps,
+            preview_every=request.preview_every,
+        )
 
-    def _guided(
-        self,
-        latents: NDArray[np.float32],
-        timestep: np.float32,
-        *,
-        prompt_embeds: NDArray[np.float32],
-        pooled: NDArray[np.float32],
-        request: ResolvedRequest,
-        step: int,
-    ) -> NDArray[np.float32]:
-        """Predict the velocity of every image in one step, with all kinds of guidance in one batch."""
-        if not request.uses_guidance:
-            return self.denoise(latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled)
-        skipping = self.served.skip_layer_guidance
-        if skipping is None or not skipping.applies(step, request.num_inference_steps):
-            velocity = self.denoise(latents, timestep, prompt_embeds=prompt_embeds, pooled=pooled)
-            unconditional, conditional = np.split(velocity, 2)
-            return guide(unconditional, conditional, request.guidance_scale)
-        count = len(latents)
-        # The conditional rows again, now without some layers.
-        embeds = np.concatenate([prompt_embeds, prompt_embeds[count:]])
-        pooled = np.concatenate([pooled, pooled[count:]])
-        velocity = self.denoise(latents, timestep, prompt_embeds=embeds, pooled=pooled, skipped_rows=count)
-        unconditional, conditional, skipped = np.split(velocity, 3)
-        guided = guide(unconditional, conditional, request.guidance_scale)
-        return guided + np.float32(skipping.scale) * (conditional - skipped)
+    def _velocity(self, slot: Slot) -> NDArray[np.float32]:
+        return self._run_in_batches("transformer", slot.inputs(slot.conditioning()), "noise_pred")
 
-    def denoise(
-        self,
-        latents: NDArray[np.float32],
-        timestep: np.float32,
-        *,
-        prompt_embeds: NDArray[np.float32],
-        pooled: NDArray[np.float32],
-        skipped_rows: int = 0,
-    ) -> NDArray[np.float32]:
-        """Predict the velocity of every row, FP32 ``(rows, channels, h, w)``, at most ``max_batch_size`` rows per call.
-
-        The last ``skipped_rows`` go without the layers of skip-layer guidance.
-        """
-        rows = len(prompt_embeds)
-        conditioning = {"encoder_hidden_states": prompt_embeds, "pooled_projections": pooled}
-        inputs = self.family.transformer_inputs(latents, timestep, conditioning)
-        if self.served.skip_layer_guidance is not None:
-            inputs["skip_layers"] = (np.arange(rows) >= rows - skipped_rows).astype(np.float32)
-        return self._run_in_batches("transformer", inputs, "noise_pred")
+    def previews(self, latents: NDArray[np.float32] | None) -> list[Image]:
+        """Guess the images from latents on their way; none from ``None``."""
+        return [] if latents is None else preview_images(preview(latents, self._preview_factors))
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Decode latents to images, UINT8 ``(n, height, width, 3)``."""

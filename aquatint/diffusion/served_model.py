@@ -49,7 +49,8 @@ class ServedModel(ModelInfo):
     """Everything the pipeline computes with.
 
     ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
-    ``components`` is what the component models' names begin with, if not with the model's own name.
+    ``components`` is what the component models' names begin with, if not with the model's own name. ``denoiser`` says
+    that requests are denoised together by ``<name>_denoiser``, and not step by step by ``<name>_transformer``.
     """
 
     family: str = "sd3"
@@ -65,6 +66,7 @@ class ServedModel(ModelInfo):
     scheduler: dict[str, Any]
     preview_factors: list[list[float]]
     skip_layer_guidance: SkipLayerGuidance | None = None
+    denoiser: bool = False
     components: str | None = None
 
     def triton_model(self, component: str) -> str:

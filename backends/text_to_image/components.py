@@ -5,19 +5,31 @@ Only importable inside a Triton Python backend process.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from aquatint_backends.denoiser.messages import LATENTS, PARAMETERS, DenoiseParameters
+from aquatint_backends.denoiser.page import Page, Shape
 from aquatint_backends.text_to_image.base import TextToImageModel
+from numpy.typing import NDArray
 
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, EngineUnavailable
+from aquatint.contract.generation import Event, Progress
+from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import served_model
-from aquatint.diffusion.pipeline import Pipeline, Tensors
+from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.pipeline import Pipeline
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.settings import TextToImageSettings
+
+# How soon progress and a caller that has gone are noticed.
+_PROGRESS_POLL_S = 0.005
 
 
 class BlsRunner:
@@ -57,6 +69,68 @@ def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
     return pb_utils.Tensor(name, np.ascontiguousarray(value.reshape(len(value), -1) if value.ndim == 1 else value))
 
 
+class InFlightPipeline(Pipeline):
+    """A pipeline whose requests are denoised together with others': one call of the denoiser for each."""
+
+    def __init__(self, served: ServedModel, folder: Path, settings: TextToImageSettings) -> None:
+        super().__init__(served, folder, BlsRunner(served), cache_bytes=settings.encoding_cache_bytes)
+        self._timeout_s = settings.request_timeout_s
+        self._calls = ThreadPoolExecutor(settings.max_running, thread_name_prefix="denoiser-call")
+
+    def denoise(
+        self,
+        request: ResolvedRequest,
+        latents: NDArray[np.float32],
+        conditioning: Tensors,
+        raise_if_cancelled: Callable[[], None],
+    ) -> Generator[Event, None, NDArray[np.float32]]:
+        """Hand the request to the denoiser, and yield ``Progress`` as its page says; returns the final latents."""
+        evaluations = len(self.sampler(request, latents).schedule.timesteps)
+        shape = Shape(latents=latents.shape, evaluations=evaluations, preview_every=request.preview_every)
+        page = Page.make(shape)
+        call = self._calls.submit(self._call, request, {LATENTS: latents, **conditioning}, page.token)
+        told = 0
+        try:
+            while True:
+                ended = bool(futures.wait([call], _PROGRESS_POLL_S).done)
+                for evaluated in range(told + 1, page.evaluated + 1):
+                    yield Progress(evaluated, evaluations, self.previews(page.preview_after(evaluated)))
+                    told = evaluated
+                if ended:
+                    return call.result()
+                raise_if_cancelled()
+        finally:
+            page.cancel()
+            # The denoiser may still write, until its next step.
+            futures.wait([call])
+            page.close()
+
+    def _call(self, request: ResolvedRequest, tensors: Tensors, page: str) -> NDArray[np.float32]:
+        parameters = DenoiseParameters(
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale if request.uses_guidance else None,
+            sampler=request.sampler,
+            preview_every=request.preview_every,
+            timeout_s=self._timeout_s,
+            priority=0,
+            page=page,
+        )
+        response = pb_utils.InferenceRequest(
+            model_name=self.served.triton_model("denoiser"),
+            requested_output_names=[LATENTS],
+            inputs=[
+                *(pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()),
+                pb_utils.Tensor(PARAMETERS, parameters.to_tensor()),
+            ],
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        ).exec()
+        if response.has_error():
+            message = response.error().message()
+            raise errors.from_wire(message) or EngineUnavailable("the denoiser failed or is not ready")
+        # Copied, because the tensor's memory goes with the response.
+        return np.array(response.output_tensors()[0].as_numpy())
+
+
 class ComponentsModel(TextToImageModel):
     """The components are Triton models of their own."""
 
@@ -64,4 +138,6 @@ class ComponentsModel(TextToImageModel):
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
+        if served.denoiser:
+            return InFlightPipeline(served, folder, settings)
         return Pipeline(served, folder, BlsRunner(served), cache_bytes=settings.encoding_cache_bytes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from aquatint.diffusion.pipeline import Tensors
+from aquatint.diffusion.families import Tensors
 
 
 class OnnxRunner:

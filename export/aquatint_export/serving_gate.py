@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from aquatint.contract.errors import EngineUnavailable
-from aquatint.diffusion.pipeline import Pipeline, Tensors
+from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.pipeline import Pipeline
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings

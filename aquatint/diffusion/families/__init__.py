@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +34,9 @@ class Family(Protocol):
 
     def image_seq_len(self, served: ServedModel, latents: NDArray[np.float32]) -> int:
         """Count the transformer's patches of one image."""
+
+    def conditioning(self, rows: Sequence[Conditioning]) -> Tensors:
+        """Name the inputs of the transformer that stay the same for a whole request, one row for each of ``rows``."""
 
     def transformer_inputs(self, latents: NDArray[np.float32], timestep: np.float32, conditioning: Tensors) -> Tensors:
         """Name the inputs of one evaluation: ``conditioning`` has as many rows as all kinds of guidance together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class StableDiffusion3:
     def image_seq_len(self, served: ServedModel, latents: NDArray[np.float32]) -> int:
         """Count the transformer's patches of one image."""
         return (latents.shape[-2] // served.patch_size) * (latents.shape[-1] // served.patch_size)
+
+    def conditioning(self, rows: Sequence[Conditioning]) -> dict[str, NDArray[Any]]:
+        """Stack the conditionings under the names that ``SD3Transformer2DModel`` has for them."""
+        return {
+            "encoder_hidden_states": np.stack([row.prompt_embeds for row in rows]),
+            "pooled_projections": np.stack([row.pooled for row in rows]),
+        }
 
     def transformer_inputs(
         self, latents: NDArray[np.float32], timestep: np.float32, conditioning: dict[str, NDArray[Any]]

@@ -1,0 +1,123 @@
+"""One request while it is being denoised: its latents, its conditioning, and where its sampler stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aquatint.diffusion.families import Family, Tensors
+from aquatint.diffusion.guidance import guide
+from aquatint.diffusion.samplers import Sampler
+from aquatint.diffusion.served_model import SkipLayerGuidance
+
+# 1 for rows that go without the layers of skip-layer guidance.
+SKIP_LAYERS = "skip_layers"
+
+
+class Slot:
+    """A request's state between two evaluations of the transformer.
+
+    Args:
+        family: How the transformer's inputs are arranged.
+        latents: FP32 ``(images, channels, h, w)`` to start from.
+        conditioning: Inputs of the transformer by name, one row per image; with guidance first as many unconditional
+            rows as there are images, then the conditional ones.
+        sampler: The request's own.
+        guidance_scale: Of classifier-free guidance; ``None`` for a request without.
+        skip_layers: Skip-layer guidance; ``None`` for models without it.
+        num_inference_steps: What the interval of skip-layer guidance counts in.
+        preview_every: Evaluations between two previews; 0 for none.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a request brings, each by its name
+        self,
+        *,
+        family: Family,
+        latents: NDArray[np.float32],
+        conditioning: Tensors,
+        sampler: Sampler,
+        guidance_scale: float | None,
+        skip_layers: SkipLayerGuidance | None = None,
+        num_inference_steps: int,
+        preview_every: int = 0,
+    ) -> None:
+        self.latents = latents
+        self.evaluated = 0
+        self._family = family
+        self._conditioning = conditioning
+        self._sampler = sampler
+        self._scale = guidance_scale
+        self._skip_layers = skip_layers
+        self._steps = num_inference_steps
+        self._preview_every = preview_every
+
+    @property
+    def evaluations(self) -> int:
+        """How often the transformer is evaluated from the beginning to the end."""
+        return len(self._sampler.schedule.timesteps)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether ``latents`` are final."""
+        return self.evaluated == self.evaluations
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next evaluation."""
+        return len(self.latents) * self._kinds
+
+    @property
+    def batches_with(self) -> tuple[Any, ...]:
+        """Equal for slots whose rows can share one call: the shapes of all their inputs."""
+        return (self.latents.shape[1:], *((name, value.shape[1:]) for name, value in self._conditioning.items()))
+
+    @property
+    def _kinds(self) -> int:
+        """Rows per image: one, unconditional and conditional, or once more without some layers."""
+        if self._scale is None:
+            return 1
+        return 3 if self._skips else 2
+
+    @property
+    def _skips(self) -> bool:
+        if self._scale is None or self._skip_layers is None:
+            return False
+        return self._skip_layers.applies(self.evaluated, self._steps)
+
+    def conditioning(self) -> Tensors:
+        """Arrange the conditioning of the next evaluation's rows; it changes only where ``rows`` does."""
+        if not self._skips:
+            return self._conditioning
+        images = len(self.latents)
+        return {name: np.concatenate([value, value[images:]]) for name, value in self._conditioning.items()}
+
+    def inputs(self, conditioning: Tensors) -> Tensors:
+        """Name the transformer's inputs for the next evaluation, ``rows`` of each."""
+        timestep = self._sampler.schedule.timesteps[self.evaluated]
+        inputs = self._family.transformer_inputs(self.latents, timestep, conditioning)
+        if self._skip_layers is not None:
+            skipped = len(self.latents) if self._skips else 0
+            inputs[SKIP_LAYERS] = (np.arange(self.rows) >= self.rows - skipped).astype(np.float32)
+        return inputs
+
+    def advance(self, velocity: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Take the transformer's answer, ``rows`` of it; returns the latents to preview where a preview is due."""
+        velocity = self._guided(velocity)
+        index, sigma = self.evaluated, self._sampler.schedule.sigmas[self.evaluated]
+        due = self._preview_every and (index + 1) % self._preview_every == 0
+        heading_for = self.latents - sigma * velocity if due else None
+        self.latents = self._sampler.step(self.latents, velocity, index)
+        self.evaluated += 1
+        return heading_for
+
+    def _guided(self, velocity: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._scale is None:
+            return velocity
+        if not self._skips or self._skip_layers is None:
+            unconditional, conditional = np.split(velocity, 2)
+            return guide(unconditional, conditional, self._scale)
+        unconditional, conditional, skipped = np.split(velocity, 3)
+        guided = guide(unconditional, conditional, self._scale)
+        return guided + np.float32(self._skip_layers.scale) * (conditional - skipped)

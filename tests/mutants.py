@@ -115,9 +115,9 @@ MUTANTS = (
     ),
     Mutant(
         "previews show the noise",
-        "aquatint/diffusion/pipeline.py",
-        "self._previews(latents - sigmas[index] * velocity)",
-        "self._previews(latents)",
+        "aquatint/diffusion/slot.py",
+        "self.latents - sigma * velocity if due",
+        "self.latents if due",
         (f"{_PIPELINE}::test_previews_show_the_image_to_come",),
     ),
     Mutant(
@@ -129,8 +129,8 @@ MUTANTS = (
     ),
     Mutant(
         "guidance is off",
-        "aquatint/diffusion/pipeline.py",
-        "return guide(unconditional, conditional, request.guidance_scale)",
+        "aquatint/diffusion/slot.py",
+        "return guide(unconditional, conditional, self._scale)",
         "return conditional",
         (f"{_PIPELINE}::test_guidance_leads_away_from_the_negative_prompt",),
     ),

@@ -165,7 +165,8 @@ def resolve(request: GenerationRequest, info: ModelInfo) -> ResolvedRequest:
     if request.preview_every > steps:
         raise InvalidRequest(f"preview_every: must be at most num_inference_steps={steps}, is {request.preview_every}")
     if request.sampler not in (None, *info.samplers):
-        raise InvalidRequest(f"sampler: must be one of {', '.join(info.samplers)}, is {request.sampler!r}")
+        known = f"must be one of {', '.join(info.samplers)}" if info.samplers else "cannot be chosen for this model"
+        raise InvalidRequest(f"sampler: {known}, is {request.sampler!r}")
     filled = {
         "num_inference_steps": steps,
         "guidance_scale": (info.default_guidance_scale if request.guidance_scale is None else request.guidance_scale),

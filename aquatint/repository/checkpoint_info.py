@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aquatint.contract.errors import BundleRejected
 from aquatint.contract.model_info import ModelInfo
+from aquatint.diffusion import samplers
 from aquatint.diffusion.served_model import SkipLayerGuidance
 
 DEFAULTS_FILE = "aquatint.json"
 _INDEX = "model_index.json"
+_FLOW_MATCHING = "FlowMatchEulerDiscreteScheduler"
 _DEFAULT_VAE_SCALE = 8
 _DEFAULT_SAMPLE_SIZE = 64
 
@@ -98,7 +100,21 @@ def model_info(folder: Path, source: str, name: str) -> ModelInfo:
         pixel_unit=unit,
         min_size=max(unit, side // 4),
         max_size=int(denoiser["pos_embed_max_size"]) * unit if "pos_embed_max_size" in denoiser else side * 2,
+        samplers=_samplers(folder),
     )
+
+
+def _samplers(folder: Path) -> tuple[str, ...]:
+    """List those that a request may choose between; none where the checkpoint's scheduler is not for flow matching."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    if config.get("_class_name") != _FLOW_MATCHING:
+        return ()
+    try:
+        return samplers.available(config)
+    # diffusers follows options that our samplers do not.
+    except ValueError:
+        return ()
 
 
 def _config(folder: Path, component: str) -> dict[str, Any] | None:

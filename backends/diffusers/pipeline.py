@@ -33,7 +33,6 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
-from aquatint.diffusion import samplers
 from aquatint.diffusion.preview import fit_preview_factors, preview
 from aquatint.repository import checkpoint_info
 
@@ -63,7 +62,7 @@ class DiffusersPipeline:
     def __init__(self, source: str, name: str, settings: PlacementSettings) -> None:
         """Load the weights. Raises ``BundleRejected`` or ``InvalidRequest``."""
         folder = fetch(source)
-        described = checkpoint_info.model_info(folder, source, name)
+        self.info: ModelInfo = checkpoint_info.model_info(folder, source, name)
         self.cache_counts = (0, 0)
         self._skipping = checkpoint_info.defaults(folder, source).skip_layer_guidance
         device, why_device = choose_device()
@@ -74,7 +73,6 @@ class DiffusersPipeline:
         _log.info("%s: %s", name, self.description)
         self._pipeline.set_progress_bar_config(disable=True)
         self._own_scheduler = self._pipeline.scheduler
-        self.info: ModelInfo = described.model_copy(update={"samplers": self._samplers()})
         self._accepted = set(inspect.signature(self._pipeline.__call__).parameters)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._preview_factors: NDArray[np.float64] | None = None
@@ -115,16 +113,6 @@ class DiffusersPipeline:
         dropped = self._dropped_tokens(request.prompt)
         timings = steps.timings(started, ended)
         emit(Generation(finished_images(pixels, request), request, dropped, timings, {"rows": float(rows)}))
-
-    def _samplers(self) -> tuple[str, ...]:
-        if not isinstance(self._own_scheduler, FlowMatchEulerDiscreteScheduler):
-            return ()
-        try:
-            available = samplers.available(self._own_scheduler.config)
-        # diffusers follows options that our samplers do not.
-        except ValueError:
-            return ()
-        return tuple(name for name in available if name in _SCHEDULERS)
 
     def _scheduler(self, sampler: str | None) -> Any:
         """The checkpoint's own scheduler, or the one of ``sampler`` with its configuration."""

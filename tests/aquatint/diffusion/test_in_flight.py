@@ -89,7 +89,7 @@ class Outcome:
         self.error = error
 
 
-def make_slot(
+def make_slot(  # noqa: PLR0913 - whatever a test wants to vary
     seed: int,
     *,
     steps: int = 3,

@@ -26,8 +26,9 @@ from aquatint_benchmarks.metrics import Usage, snapshot
 from aquatint_benchmarks.perf_analyzer import Load
 from aquatint_benchmarks.simulator import Autoscaler, Calibration, Job, calibrate, simulate
 
+from aquatint.client import readiness
 from aquatint.contract.request import GenerationRequest
-from aquatint.server import TritonServer, readiness
+from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 
 MODEL = "mini"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.server import TritonServer, readiness
+from aquatint.client import readiness
+from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.e2e.conftest import eventually

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.client import Client, connect
-from aquatint.server import TritonServer, readiness
+from aquatint.client import Client, connect, readiness
+from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.seaweed import free_ports

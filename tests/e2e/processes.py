@@ -13,7 +13,7 @@ from typing import IO, Self
 
 import psutil
 
-from aquatint.server import readiness
+from aquatint.client import readiness
 from tests.e2e.conftest import eventually
 from tests.seaweed import free_ports
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from aquatint.server import readiness
+from aquatint.client import readiness
 from tests.e2e.conftest import eventually
 from tests.programs import program
 from tests.seaweed import free_ports

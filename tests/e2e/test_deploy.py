@@ -12,8 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from aquatint.client import connect
-from aquatint.server import readiness
+from aquatint.client import connect, readiness
 from aquatint.server.locate import lay_out_backends, locate
 from tests.conftest import ROOT
 from tests.deploy.manifests import Manifest, build

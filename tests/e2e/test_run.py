@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from aquatint.client import readiness
 from aquatint.contract.image import read_parameters
-from aquatint.server import readiness
 from tests.conftest import CHECKPOINT
 from tests.e2e.conftest import eventually
 from tests.e2e.processes import running

@@ -76,7 +76,7 @@ def test_the_page_and_the_locks_are_inside(wheels: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "aquatint_chat/web/index.html" in names
     assert any(re.fullmatch(r"aquatint_chat/web/assets/index-.*\.js", name) for name in names)
-    assert "chatbot/aquatint_llm/requirements.txt" in names
+    assert "aquatint_llm/requirements.txt" in names
     assert not [name for name in names if "node_modules" in name or name.startswith("tests")]
     assert wheel.stat().st_size < 5_000_000
 

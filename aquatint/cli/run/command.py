@@ -23,10 +23,9 @@ from aquatint.cli.run import demo
 from aquatint.cli.run.settings import RunSettings, check_disk, check_ports, default_home, ports
 from aquatint.cli.run.stages import Stages
 from aquatint.cli.terminal import OUT, clean_errors, render_png
-from aquatint.client import connect
+from aquatint.client import connect, readiness
 from aquatint.contract.errors import EngineUnavailable
 from aquatint.contract.request import GenerationRequest
-from aquatint.server import readiness
 from aquatint.settings import ServerSettings, read_settings
 
 if TYPE_CHECKING:

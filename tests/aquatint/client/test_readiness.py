@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from aquatint.client import readiness
 from aquatint.contract.errors import EngineUnavailable
-from aquatint.server import readiness
 
 
 class _Slow(BaseHTTPRequestHandler):

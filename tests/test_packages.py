@@ -17,3 +17,15 @@ def test_every_package_is_type_checked() -> None:
     assert {*(ROOT / "typings").iterdir()} == {*links.values()}
     for name, link in links.items():
         assert link.resolve() == ROOT / folders[name]
+
+
+def test_every_package_is_installed() -> None:
+    """A package that is not listed is missing from the wheel."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in tool["package-dir"].items()}
+    found = {
+        ".".join([name, *init.parent.relative_to(folder).parts])
+        for name, folder in folders.items()
+        for init in folder.rglob("__init__.py")
+    }
+    assert {*tool["packages"]} == found

@@ -20,7 +20,7 @@ from aquatint.cli.generate import connect_to, generate_behind_bar
 from aquatint.cli.terminal import OUT, clean_errors, log_to_terminal
 from aquatint.client import connect
 from aquatint.contract import request
-from aquatint.contract.errors import BundleRejected, EngineUnavailable, InvalidRequest
+from aquatint.contract.errors import EngineUnavailable, InvalidRequest, ModelRejected
 from aquatint.contract.request import GenerationRequest
 from aquatint.repository import manifest
 from aquatint.settings import ServerSettings, read_settings
@@ -122,7 +122,7 @@ def _start(
             continue
         _log.info("served by %s: %s", candidate, why)
         return server, manifest.read(made)
-    raise BundleRejected("no engine serves this checkpoint: " + "; ".join(refusals))
+    raise ModelRejected("no engine serves this checkpoint: " + "; ".join(refusals))
 
 
 @contextlib.contextmanager

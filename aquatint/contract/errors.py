@@ -115,11 +115,7 @@ class OutOfMemory(AquatintError):
 
 
 class ModelRejected(AquatintError):
-    """A checkpoint or repository failed a check and will not be published or loaded."""
-
-
-class BundleRejected(ModelRejected):
-    """To be replaced."""
+    """A checkpoint, dataset or repository failed a check and will not be used, published or loaded."""
 
 
 class HubUnavailable(AquatintError):

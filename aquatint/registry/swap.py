@@ -21,7 +21,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from aquatint.client import connect
-from aquatint.contract.errors import BundleRejected, EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable, ModelRejected
 from aquatint.diffusion import served_model
 from aquatint.registry import trial
 from aquatint.repository import manifest as manifests
@@ -49,15 +49,15 @@ class LiveTriton:
 def swap(live: LiveTriton, source: Path, version: int, prompts: list[str]) -> None:
     """Make ``live`` serve the model repository ``source`` as ``version``; draws ``prompts`` with it before and after.
 
-    Raises ``BundleRejected`` for a repository that is damaged, of another model, or whose pictures are blank, and
+    Raises ``ModelRejected`` for a repository that is damaged, of another model, or whose pictures are blank, and
     ``EngineUnavailable`` if the server cannot load it. The old version then serves on, and nothing of the new is left.
     """
     incoming = manifests.verify(source)
     serving = manifests.read(live.repository)
     if incoming.model != serving.model:
-        raise BundleRejected(f"the repository is of {incoming.model}, the server serves {serving.model}")
+        raise ModelRejected(f"the repository is of {incoming.model}, the server serves {serving.model}")
     if not incoming.components:
-        raise BundleRejected("a repository of the diffusers engine cannot be swapped in; restart the server with it")
+        raise ModelRejected("a repository of the diffusers engine cannot be swapped in; restart the server with it")
     _Swap(live, serving, incoming, version, prompts).run(source)
 
 
@@ -80,7 +80,7 @@ class _Swap:
         """Load, try, switch, clean up."""
         added = [*(f"{self._own}_{name}" for name in self._incoming.components), self._own]
         if self._retired & set(added):
-            raise BundleRejected(f"version {self._version} is being served already")
+            raise ModelRejected(f"version {self._version} is being served already")
         number = self._old_version + 1
         with tempfile.TemporaryDirectory(dir=self._live.repository.parent, prefix=".swap-") as scratch:
             staging = Path(scratch) / "repository"

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.contract.errors import BundleRejected, InvalidRequest, ModelNotFound, StoreUnavailable
+from aquatint.contract.errors import InvalidRequest, ModelNotFound, ModelRejected, StoreUnavailable
 from aquatint.repository.manifest import sha256
 from aquatint.storage import ObjectNotFound, ObjectStore
 
@@ -74,7 +74,7 @@ class Registry:
         """Upload files, by their names in the version, as the next version.
 
         Every file is read back and compared before the version appears. Raises ``InvalidRequest`` if there are none,
-        ``BundleRejected`` when the store gives back something else than it got.
+        ``ModelRejected`` when the store gives back something else than it got.
         """
         if not files:
             raise InvalidRequest("files: there is nothing to publish")
@@ -95,13 +95,13 @@ class Registry:
         return [self.version(number) for number in sorted(self._numbers(_DESCRIPTION))]
 
     def version(self, number: int) -> Version:
-        """One version. Raises ``ModelNotFound``, or ``BundleRejected`` if its description is damaged."""
+        """One version. Raises ``ModelNotFound``, or ``ModelRejected`` if its description is damaged."""
         try:
             return Version.model_validate_json(self._store.get(self.prefix(number) + _DESCRIPTION))
         except ObjectNotFound:
             raise ModelNotFound(f"there is no version {number} of {self.name}") from None
         except ValidationError as error:
-            raise BundleRejected(f"the description of version {number} of {self.name} is damaged") from error
+            raise ModelRejected(f"the description of version {number} of {self.name} is damaged") from error
 
     def latest(self) -> Pointer | None:
         """The version in use, if any was ever promoted."""
@@ -110,7 +110,7 @@ class Registry:
         except ObjectNotFound:
             return None
         except ValidationError as error:
-            raise BundleRejected(f"the pointer of {self.name} is damaged; promote a version anew") from error
+            raise ModelRejected(f"the pointer of {self.name} is damaged; promote a version anew") from error
 
     def promote(self, number: int) -> Pointer:
         """Make a version the one in use. Raises ``ModelNotFound``."""
@@ -136,7 +136,7 @@ class Registry:
     def fetch(self, number: int, out: Path) -> Version:
         """Download a version to the folder ``out``, checked file by file; whole or not at all.
 
-        Raises ``InvalidRequest`` if ``out`` exists, ``BundleRejected`` for a file that is missing or was changed.
+        Raises ``InvalidRequest`` if ``out`` exists, ``ModelRejected`` for a file that is missing or was changed.
         """
         described = self.version(number)
         if out.exists():
@@ -147,7 +147,7 @@ class Registry:
             for name, expected in described.files.items():
                 path = staging / name
                 if not path.resolve().is_relative_to(staging.resolve()):
-                    raise BundleRejected(f"{name} points out of the version's folder")
+                    raise ModelRejected(f"{name} points out of the version's folder")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._download(number, name, expected, path)
             staging.rename(out)
@@ -211,11 +211,11 @@ class Registry:
         try:
             self._store.download(self.prefix(version) + name, path)
         except ObjectNotFound:
-            raise BundleRejected(f"version {version} of {self.name} lacks {name}") from None
+            raise ModelRejected(f"version {version} of {self.name} lacks {name}") from None
         except OSError as error:
             raise StoreUnavailable(f"{name} could not be written here: {error.strerror}") from error
         if sha256(path) != expected.sha256:
-            raise BundleRejected(f"{name} of version {version} of {self.name} was changed in the store")
+            raise ModelRejected(f"{name} of version {version} of {self.name} was changed in the store")
 
 
 def files_under(folder: Path, prefix: str = "") -> dict[str, Path]:

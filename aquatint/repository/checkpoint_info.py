@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.contract.model_info import ModelInfo
 from aquatint.diffusion import samplers
 from aquatint.diffusion.served_model import SkipLayerGuidance
@@ -48,7 +48,7 @@ _PUBLISHED = {
 def defaults(folder: Path, source: str) -> Defaults:
     """From ``aquatint.json`` in the checkpoint, else the published ones of a model of that name, else SD3's.
 
-    Raises ``BundleRejected`` if the file is not valid.
+    Raises ``ModelRejected`` if the file is not valid.
     """
     path = folder / DEFAULTS_FILE
     if not path.is_file():
@@ -56,14 +56,14 @@ def defaults(folder: Path, source: str) -> Defaults:
     try:
         return Defaults.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise BundleRejected(f"{DEFAULTS_FILE} is not valid: {error.errors()[0]['msg']}") from error
+        raise ModelRejected(f"{DEFAULTS_FILE} is not valid: {error.errors()[0]['msg']}") from error
 
 
 def model_index(folder: Path) -> dict[str, Any]:
-    """``model_index.json``. Raises ``BundleRejected`` if there is none."""
+    """``model_index.json``. Raises ``ModelRejected`` if there is none."""
     path = folder / _INDEX
     if not path.is_file():
-        raise BundleRejected(f"this folder has no {_INDEX}: it is not a diffusers checkpoint")
+        raise ModelRejected(f"this folder has no {_INDEX}: it is not a diffusers checkpoint")
     index: dict[str, Any] = json.loads(path.read_text())
     return index
 
@@ -79,11 +79,11 @@ def licence(folder: Path) -> str:
 
 
 def model_info(folder: Path, source: str, name: str) -> ModelInfo:
-    """Sizes and defaults of any text-to-image checkpoint, to be served as ``name``. Raises ``BundleRejected``."""
+    """Sizes and defaults of any text-to-image checkpoint, to be served as ``name``. Raises ``ModelRejected``."""
     model_index(folder)
     denoiser = _config(folder, "transformer") or _config(folder, "unet")
     if denoiser is None:
-        raise BundleRejected("this checkpoint has neither a transformer nor a unet")
+        raise ModelRejected("this checkpoint has neither a transformer nor a unet")
     vae = _config(folder, "vae") or {}
     scale = 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else _DEFAULT_VAE_SCALE
     unit = scale * int(denoiser.get("patch_size", 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 
 FILE_NAME = "engine.json"
 PLAN_NAME = "model.plan"
@@ -56,36 +56,36 @@ class EngineRecord(BaseModel):
 
 
 def read(folder: Path) -> EngineRecord:
-    """Read ``engine.json``. Raises ``BundleRejected`` when there is none, or it does not fit its engine."""
+    """Read ``engine.json``. Raises ``ModelRejected`` when there is none, or it does not fit its engine."""
     try:
         record = EngineRecord.model_validate_json((folder / FILE_NAME).read_bytes())
         size = (folder / PLAN_NAME).stat().st_size
     except FileNotFoundError as error:
-        raise BundleRejected(
+        raise ModelRejected(
             f"{Path(error.filename).name} is missing: build the engine with 'aquatint export'"
         ) from None
     except ValidationError as error:
-        raise BundleRejected(f"{FILE_NAME} is not valid") from error
+        raise ModelRejected(f"{FILE_NAME} is not valid") from error
     if size != record.plan_bytes:
-        raise BundleRejected(f"{PLAN_NAME} has {size} bytes, its record says {record.plan_bytes}")
+        raise ModelRejected(f"{PLAN_NAME} has {size} bytes, its record says {record.plan_bytes}")
     return record
 
 
 def check_usable(record: EngineRecord, library: str, version: str, capability: str, max_rows: int) -> None:
-    """Raises ``BundleRejected`` saying why an engine cannot run here.
+    """Raises ``ModelRejected`` saying why an engine cannot run here.
 
     ``capability`` is this GPU's, like ``sm90``; ``max_rows`` the batch that the model's configuration promises.
     """
     again = "export again here"
     if record.library != library:
-        raise BundleRejected(f"the engine was built by {record.library}, this server has {library}: {again}")
+        raise ModelRejected(f"the engine was built by {record.library}, this server has {library}: {again}")
     if record.version != version:
-        raise BundleRejected(f"the engine was built by {library} {record.version}, here is {version}: {again}")
+        raise ModelRejected(f"the engine was built by {library} {record.version}, here is {version}: {again}")
     if capability not in record.compute_capabilities:
         built_for = ", ".join(record.compute_capabilities)
-        raise BundleRejected(f"the engine was built for {built_for}, this GPU is {capability}: {again}")
+        raise ModelRejected(f"the engine was built for {built_for}, this GPU is {capability}: {again}")
     if max_rows > record.max_rows:
-        raise BundleRejected(
+        raise ModelRejected(
             f"the engine takes at most {record.max_rows} rows, its model configuration promises {max_rows}: {again} "
             f"with --max-batch-size {max_rows}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 
 FILE_NAME = "manifest.json"
 
@@ -52,23 +52,23 @@ def digest_tree(root: Path) -> dict[str, str]:
 
 
 def read(repository: Path) -> Manifest:
-    """Read a repository's manifest. Raises ``BundleRejected`` when there is none or it is not valid."""
+    """Read a repository's manifest. Raises ``ModelRejected`` when there is none or it is not valid."""
     path = repository / FILE_NAME
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise BundleRejected("the model repository has no manifest.json; make it with 'aquatint export'") from None
+        raise ModelRejected("the model repository has no manifest.json; make it with 'aquatint export'") from None
     except ValidationError as error:
-        raise BundleRejected("the model repository's manifest.json is not valid") from error
+        raise ModelRejected("the model repository's manifest.json is not valid") from error
 
 
 def verify(repository: Path) -> Manifest:
-    """Check every file against the manifest. Raises ``BundleRejected`` for a changed or missing file."""
+    """Check every file against the manifest. Raises ``ModelRejected`` for a changed or missing file."""
     manifest = read(repository)
     for name, expected in manifest.files.items():
         path = repository / name
         if not path.is_file():
-            raise BundleRejected(f"the model repository lacks {name}")
+            raise ModelRejected(f"the model repository lacks {name}")
         if sha256(path) != expected:
-            raise BundleRejected(f"{name} was changed after the export")
+            raise ModelRejected(f"{name} was changed after the export")
     return manifest

@@ -108,7 +108,7 @@ class TritonServer:
     def start(self) -> None:
         """Start and wait until every model is ready. The server ends no later than the thread that calls this.
 
-        Raises ``BundleRejected`` for a damaged repository and ``EngineUnavailable`` with the server's last words.
+        Raises ``ModelRejected`` for a damaged repository and ``EngineUnavailable`` with the server's last words.
         """
         self._complaints.clear()
         if self._verify:

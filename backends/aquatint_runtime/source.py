@@ -8,16 +8,16 @@ from pathlib import Path
 
 from kserve_storage import Storage
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import HubUnavailable, InvalidConfiguration
 
 
 def resolve(model_id: str) -> str:
-    """A local folder, or a hub id, for the pipeline loader. Raises ``BundleRejected``."""
+    """A local folder, or a hub id, for the pipeline loader. Raises ``ModelRejected``."""
     if model_id.startswith("hf://"):
         return model_id.removeprefix("hf://")
     if "://" not in model_id:
         if model_id.startswith("/") and not Path(model_id).is_dir():
-            raise BundleRejected("MODEL_ID: there is no such folder")
+            raise InvalidConfiguration("MODEL_ID: there is no such folder")
         return model_id
     target = tempfile.mkdtemp(prefix="aquatint-model-")
     try:
@@ -25,4 +25,4 @@ def resolve(model_id: str) -> str:
     # kserve's storage raises RuntimeError, and botocore's own errors, for whatever goes wrong.
     except Exception as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise BundleRejected(f"MODEL_ID: the model cannot be fetched: {type(error).__name__}") from error
+        raise HubUnavailable(f"MODEL_ID: the model cannot be fetched: {type(error).__name__}") from error

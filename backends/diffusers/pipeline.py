@@ -24,44 +24,31 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import BundleRejected, Cancelled, EngineUnavailable, OutOfMemory
+from aquatint.contract.errors import Cancelled, EngineUnavailable, ModelRejected, OutOfMemory
 from aquatint.contract.generation import Event, Generation, Progress, finished_images, preview_images
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion.preview import fit_preview_factors, preview
-from aquatint.repository import checkpoint_info
+from aquatint.repository import checkpoint_info, hub
 
 _log = logging.getLogger("aquatint.diffusers")
 
 _POLL_S = 0.05
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # By our samplers' names.
 _SCHEDULERS = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
 # diffusers' own default for ``max_sequence_length``.
 _MAX_T5_TOKENS = 256
 
 
-def fetch(source: str) -> Path:
-    """A local folder as it is, or a hub id downloaded (token from ``HF_TOKEN``). Raises ``BundleRejected``."""
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(source, ignore_patterns=list(_PICKLES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise BundleRejected(f"{source!r} is neither a folder nor a model the hub gives us") from error
-
-
 class DiffusersPipeline:
     """A loaded pipeline that draws one request at a time; others wait their turn and can still be cancelled."""
 
     def __init__(self, source: str, name: str, settings: PlacementSettings) -> None:
-        """Load the weights. Raises ``BundleRejected`` or ``InvalidRequest``."""
-        folder = fetch(source)
+        """Load the weights. Raises ``HubUnavailable``, ``ModelRejected`` or ``InvalidRequest``."""
+        folder = hub.fetch(source)
         self.info: ModelInfo = checkpoint_info.model_info(folder, source, name)
         self.cache_counts = (0, 0)
         self._skipping = checkpoint_info.defaults(folder, source).skip_layer_guidance
@@ -254,4 +241,4 @@ def _load(folder: Path, dtype: torch.dtype | None, low_cpu_mem: bool) -> Diffusi
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BundleRejected(f"the checkpoint cannot be read: {reason[:200]}") from error
+        raise ModelRejected(f"the checkpoint cannot be read: {reason[:200]}") from error

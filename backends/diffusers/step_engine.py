@@ -16,7 +16,7 @@ from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import DependencyMissing, ModelRejected
 
 _log = logging.getLogger("aquatint.diffusers")
 
@@ -53,7 +53,7 @@ class StepEngine:
     """``SD3Transformer2DModel`` on the best device, called with rows of different timesteps."""
 
     def __init__(self, folder: Path, settings: StepSettings) -> None:
-        """Load ``folder``. Raises ``BundleRejected`` for FP8 without torchao."""
+        """Load ``folder``. Raises ``DependencyMissing`` for FP8 without torchao."""
         self._settings = settings
         self.device, why_device = choose_device()
         dtype, why_dtype = choose_dtype(settings.dtype, self.device)
@@ -119,7 +119,7 @@ class StepEngine:
         try:
             from torchao import quantization  # noqa: PLC0415 - only needed where FP8 is asked for
         except ImportError as error:
-            raise BundleRejected("fp8 needs torchao: pip install torchao") from error
+            raise DependencyMissing("fp8 needs torchao: pip install torchao") from error
         if self.device == "cuda" and torch.cuda.get_device_capability() >= _FP8_CAPABILITY:
             kind, recipe = "weights and activations", quantization.Float8DynamicActivationFloat8WeightConfig()
         else:
@@ -143,8 +143,8 @@ class StepEngine:
 
 
 def component_folder(version: Path) -> Path:
-    """Where the repository keeps the weights. Raises ``BundleRejected`` when they are not there."""
+    """Where the repository keeps the weights. Raises ``ModelRejected`` when they are not there."""
     folder = version / "transformer"
     if not (folder / "config.json").is_file():
-        raise BundleRejected("the transformer's weights are missing in this version")
+        raise ModelRejected("the transformer's weights are missing in this version")
     return folder

@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 from aquatint_backends.batching import BatchedBackend
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import AquatintError, BundleRejected, EngineUnavailable
+from aquatint.contract.errors import AquatintError, DependencyMissing, EngineUnavailable
 from aquatint.repository import engine_record
 from aquatint.repository.engine_record import EngineRecord
 
@@ -79,11 +79,11 @@ class TritonPythonModel(BatchedBackend):
 
 
 def _library(record: EngineRecord, max_rows: int) -> Any:
-    """The TensorRT library to run an engine with. Raises ``BundleRejected``."""
+    """The TensorRT library to run an engine with. Raises ``ModelRejected``."""
     if not torch.cuda.is_available():
-        raise BundleRejected("TensorRT engines need an NVIDIA GPU and its driver; there is none here")
+        raise EngineUnavailable("TensorRT engines need an NVIDIA GPU and its driver; there is none here")
     if importlib.util.find_spec(record.library) is None:
-        raise BundleRejected(f"the engine was built by {record.library}, which is not installed here")
+        raise DependencyMissing(f"the engine was built by {record.library}, which is not installed here")
     library = importlib.import_module(record.library)
     major, minor = torch.cuda.get_device_capability()
     engine_record.check_usable(record, record.library, library.__version__, f"sm{major}{minor}", max_rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.contract.model_info import ModelInfo
 from aquatint.repository import checkpoint_info
 from aquatint.repository import manifest as manifests
@@ -29,7 +29,7 @@ def publish_pipeline(
 ) -> manifests.Manifest:
     """Publish a repository whose decoupled model loads ``source`` with diffusers, and whose unary model relays to it.
 
-    A folder is copied into the repository; a hub id is loaded by the server. Raises ``BundleRejected``.
+    A folder is copied into the repository; a hub id is loaded by the server. Raises ``ModelRejected``.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def _write_version(folder: Path, info: ModelInfo) -> None:
 def copy_checkpoint(folder: Path, to: Path) -> None:
     """Everything but pickles and hidden files; hard links where the file system allows, for weights are large.
 
-    Raises ``BundleRejected`` if there are no safetensors.
+    Raises ``ModelRejected`` if there are no safetensors.
     """
 
     def link(source: str, target: str) -> None:
@@ -97,5 +97,5 @@ def copy_checkpoint(folder: Path, to: Path) -> None:
             shutil.copy2(source, target)
 
     if not any(folder.rglob("*.safetensors")):
-        raise BundleRejected("this checkpoint has no safetensors; pickled weights are not read")
+        raise ModelRejected("this checkpoint has no safetensors; pickled weights are not read")
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns(*_PICKLES, ".*"), copy_function=link)

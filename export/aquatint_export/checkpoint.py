@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.diffusion import samplers
 from aquatint.diffusion.served_model import ServedModel, TextEncoder
 from aquatint.repository import checkpoint_info
@@ -128,7 +128,7 @@ def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -
     """Load a diffusers folder, or a hub id (token from ``HF_TOKEN``).
 
     ``low_memory`` leaves the weights of the large components on the disk; ``without`` drops text encoders. Raises
-    ``BundleRejected`` if it is no SD3 pipeline, holds pickled weights where safetensors are needed, or asks for a
+    ``ModelRejected`` if it is no SD3 pipeline, holds pickled weights where safetensors are needed, or asks for a
     scheduler we do not have.
     """
     folder = Path(source)
@@ -137,7 +137,7 @@ def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -
     listed = checkpoint_info.model_index(folder)
     name = listed.get("_class_name")
     if name != "StableDiffusion3Pipeline":
-        raise BundleRejected(f"only StableDiffusion3Pipeline checkpoints can be exported, this is {name}")
+        raise ModelRejected(f"only StableDiffusion3Pipeline checkpoints can be exported, this is {name}")
     # diffusers insists on being told that a component is absent.
     optional = [part for encoder in _ENCODERS for part in encoder[:2]]
     absent = {part: None for part in optional if listed.get(part) in (None, [None, None])}
@@ -150,7 +150,7 @@ def load(source: str, low_memory: bool = False, without: tuple[str, ...] = ()) -
             folder, dtype=torch.float32, use_safetensors=True, **absent, **described
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BundleRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
+        raise ModelRejected(f"the checkpoint cannot be read: {_first_line(error)}") from error
     _check_scheduler(pipeline)
     defaults = checkpoint_info.defaults(folder, source)
     _check_skip_layers(defaults, pipeline)
@@ -173,16 +173,16 @@ def _check_skip_layers(defaults: Defaults, pipeline: StableDiffusion3Pipeline) -
     count = len(pipeline.transformer.transformer_blocks) - 1
     skipping = defaults.skip_layer_guidance
     if skipping is not None and not all(0 <= layer < count for layer in skipping.layers):
-        raise BundleRejected(f"skip_layer_guidance: layers must be from 0 to {count - 1}, are {skipping.layers}")
+        raise ModelRejected(f"skip_layer_guidance: layers must be from 0 to {count - 1}, are {skipping.layers}")
 
 
 def _check_scheduler(pipeline: StableDiffusion3Pipeline) -> None:
     if not isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler):
-        raise BundleRejected(f"the scheduler {type(pipeline.scheduler).__name__} is not supported")
+        raise ModelRejected(f"the scheduler {type(pipeline.scheduler).__name__} is not supported")
     try:
         samplers.available(pipeline.scheduler.config)
     except ValueError as error:
-        raise BundleRejected(str(error)) from error
+        raise ModelRejected(str(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import AquatintError, EngineUnavailable, ModelRejected
 from aquatint.repository import manifest as manifests
 from aquatint_export.byol import publish_pipeline
 from aquatint_export.repository import export_checkpoint
@@ -28,7 +28,7 @@ def repositories(
         out = folder / f"{name}-{candidate}"
         try:
             why = _publish(source, name, out, candidate, progress)
-        except BundleRejected as error:
+        except AquatintError as error:
             yield candidate, None, str(error)
         else:
             yield candidate, out, why
@@ -39,7 +39,7 @@ def _publish(source: str, name: str, out: Path, engine: str, progress: Callable[
     on_gpu = torch.cuda.is_available()
     if engine == "tensorrt":
         if not on_gpu:
-            raise BundleRejected("there is no NVIDIA GPU to run TensorRT engines")
+            raise EngineUnavailable("there is no NVIDIA GPU to run TensorRT engines")
         _, why = open_builder(EngineOptions())
         if not _is_current(source, out):
             options = EngineOptions()
@@ -58,7 +58,7 @@ def _is_current(source: str, out: Path) -> bool:
     """Whether ``out`` was made from this checkpoint as it is now; a hub id is taken not to change."""
     try:
         made = manifests.read(out)
-    except BundleRejected:
+    except ModelRejected:
         return False
     folder = Path(source)
     if not folder.is_dir():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.contract.generation import Generation
 from aquatint.contract.request import GenerationRequest, ResolvedRequest, resolve
 from aquatint.diffusion.pipeline import ComponentRunner, Pipeline
@@ -158,7 +158,7 @@ def new_report(dtype: str) -> ParityReport:
 
 
 def conclude(report: ParityReport) -> ParityReport:
-    """The report, if nothing failed. Raises ``BundleRejected`` listing every failure."""
+    """The report, if nothing failed. Raises ``ModelRejected`` listing every failure."""
     if report.failures:
-        raise BundleRejected("parity failed, nothing is published: " + "; ".join(report.failures))
+        raise ModelRejected("parity failed, nothing is published: " + "; ".join(report.failures))
     return report

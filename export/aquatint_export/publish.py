@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import InvalidConfiguration
 from aquatint.repository import manifest as manifests
 from aquatint.repository.manifest import Manifest
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises ``BundleRejected`` if ``out`` holds something that no export of ours made."""
+    """Raises ``InvalidConfiguration`` if ``out`` holds something that no export of ours made."""
     if out.exists() and not (out / manifests.FILE_NAME).is_file() and any(out.iterdir()):
-        raise BundleRejected(f"{out.name} exists and is no model repository of ours; choose another folder")
+        raise InvalidConfiguration(f"{out.name} exists and is no model repository of ours; choose another folder")
 
 
 def publish(manifest: Manifest, staging: Path, out: Path, scratch: Path) -> None:

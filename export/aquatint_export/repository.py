@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import InvalidConfiguration
 from aquatint.diffusion import served_model
 from aquatint.diffusion.pipeline import Pipeline
 from aquatint.diffusion.preview import fit_preview_factors
@@ -54,7 +54,7 @@ def export_checkpoint(
     ``low_memory`` holds one component at a time and streams the weights of the large ones; whole pictures are then not
     compared. ``without`` drops text encoders. With ``engine_options`` the ONNX files, once past the gate, are built
     into TensorRT engines; with ``torch_transformer`` the transformer is served in torch. ``progress`` is told the name
-    of every stage. Raises ``BundleRejected`` if the checkpoint cannot be used, ``out`` holds something else, or parity
+    of every stage. Raises ``ModelRejected`` if the checkpoint cannot be used, ``out`` holds something else, or parity
     fails; ``out`` is then as it was.
     """
     check_replaceable(out)
@@ -158,7 +158,7 @@ def _open_builder(options: EngineOptions, target: Target, progress: Callable[[st
     builder, why = tensorrt_build.open_builder(options)
     progress(f"build engines with {builder.library}: {why}")
     if target == "ngc" and builder.library != "tensorrt":
-        raise BundleRejected(
+        raise InvalidConfiguration(
             "Triton's own TensorRT backend cannot load engines of tensorrt_rtx: export inside NVIDIA's image, or with "
             "--target embedded"
         )

@@ -60,7 +60,7 @@ def run(
     served: ServedModel,
     dtype: str,
 ) -> dict[str, Any]:
-    """Serve ``staging``, run the gate through it and return its report. Raises ``BundleRejected``.
+    """Serve ``staging``, run the gate through it and return its report. Raises ``ModelRejected``.
 
     The inputs are fresh and lie within the request limits, which is all that an engine's profile takes.
     """

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint_export import large, onnx_export
 from aquatint_export.components import Component, weight_name, wrap
 
@@ -26,7 +26,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 def export(component: Component, folder: Path, out: Path, dtype: str, skip_layers: Sequence[int] = ()) -> Path:
     """Write ``out/model.onnx`` and its weights beside it; ``folder`` is the checkpoint's. Returns the path.
 
-    Raises ``BundleRejected`` if a weight is missing or of another shape.
+    Raises ``ModelRejected`` if a weight is missing or of another shape.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), _default_dtype(_DTYPES[dtype]):
         module = large.build(folder, component.name).eval()
@@ -52,7 +52,7 @@ class _Weights:
                 with safe_open(file, "pt") as opened:
                     self._files.update(dict.fromkeys(opened.keys(), file))
         if not self._files:
-            raise BundleRejected(f"{folder.name} has no safetensors; pickled weights are not read")
+            raise ModelRejected(f"{folder.name} has no safetensors; pickled weights are not read")
 
     def _is_listed(self, file: Path) -> bool:
         """Whether the index names a file: hubs keep other precisions (``….fp16.safetensors``) beside the weights."""
@@ -64,11 +64,11 @@ class _Weights:
     def lazy(self, name: str, value: Any) -> onnx_ir.LazyTensor:
         """The weight as a tensor that is read and cast when it is written."""
         if name not in self._files:
-            raise BundleRejected(f"{self._folder.name}: the weight {name} is missing")
+            raise ModelRejected(f"{self._folder.name}: the weight {name} is missing")
         with safe_open(self._files[name], "pt") as opened:
             shape = list(opened.get_slice(name).get_shape())
         if shape != [int(axis) for axis in value.shape]:
-            raise BundleRejected(f"{self._folder.name}: the weight {name} has shape {shape}")
+            raise ModelRejected(f"{self._folder.name}: the weight {name} has shape {shape}")
 
         # Some buffers stay FP32 in a half-precision graph.
         dtype = torch.float16 if value.dtype == onnx_ir.DataType.FLOAT16 else torch.float32

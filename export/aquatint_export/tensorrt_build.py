@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import DependencyMissing, InvalidConfiguration, ModelRejected
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.repository.engine_record import FILE_NAME, PLAN_NAME, EngineRecord, ShapeRange, TensorRecord
 from aquatint_export.components import Component, Port
@@ -67,7 +67,7 @@ class EngineBuilder:
     ) -> EngineRecord:
         """Write ``model.plan`` and ``engine.json`` into ``folder``.
 
-        Raises ``BundleRejected`` with the parser's or builder's reason.
+        Raises ``ModelRejected`` with the parser's or builder's reason.
         """
         trt = self._trt
         self._complaints.clear()
@@ -76,7 +76,7 @@ class EngineBuilder:
         parser = trt.OnnxParser(network, self._logger)
         if not parser.parse_from_file(str(onnx)):
             reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
-            raise BundleRejected(f"{self.library} cannot read {onnx.name}: {reasons}")
+            raise ModelRejected(f"{self.library} cannot read {onnx.name}: {reasons}")
         config = builder.create_builder_config()
         config.add_optimization_profile(_optimization_profile(builder, network, profile))
         capabilities = self._configure(config)
@@ -84,7 +84,7 @@ class EngineBuilder:
         cache = self._open_timing_cache(config)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise BundleRejected(f"{self.library} cannot build this engine: {'; '.join(self._complaints)}")
+            raise ModelRejected(f"{self.library} cannot build this engine: {'; '.join(self._complaints)}")
         self._save_timing_cache(cache)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PLAN_NAME).write_bytes(memoryview(plan))
@@ -116,7 +116,9 @@ class EngineBuilder:
         known = sorted(name for name in trt.ComputeCapability.__members__ if name.startswith("SM"))
         wanted = list(options.compute_capabilities) or [name for name in known if name not in _ON_REQUEST_ONLY]
         if unknown := set(wanted) - set(known):
-            raise BundleRejected(f"tensorrt_rtx builds for {', '.join(known)}, not for {', '.join(sorted(unknown))}")
+            raise InvalidConfiguration(
+                f"tensorrt_rtx builds for {', '.join(known)}, not for {', '.join(sorted(unknown))}"
+            )
         config.num_compute_capabilities = len(wanted)
         for index, name in enumerate(wanted):
             config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
@@ -140,12 +142,12 @@ class EngineBuilder:
 
 
 def open_builder(options: EngineOptions) -> tuple[EngineBuilder, str]:
-    """A builder and why its library was chosen. Raises ``BundleRejected`` when none is installed."""
+    """A builder and why its library was chosen. Raises ``DependencyMissing`` when none is installed."""
     for name in _LIBRARIES:
         # PyPI's package of the name ``tensorrt`` can be an empty stub.
         if importlib.util.find_spec(name) is not None and hasattr(library := importlib.import_module(name), "Builder"):
             return EngineBuilder(library, options), f"{name} {library.__version__} is installed"
-    raise BundleRejected("no TensorRT here: use NVIDIA's image, or install tensorrt-rtx-cu13 as the README says")
+    raise DependencyMissing("no TensorRT here: use NVIDIA's image, or install tensorrt-rtx-cu13 as the README says")
 
 
 def profile(component: Component, served: ServedModel) -> dict[str, ShapeRange]:

@@ -7,14 +7,18 @@ from typing import Any
 
 from kfp import local
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import Internal
 from aquatint_pipelines import pipelines
+
+
+class StepFailed(Internal):
+    """A step of a pipeline failed; its log says why."""
 
 
 def run(name: str, parameters: dict[str, Any], root: Path) -> dict[str, Any]:
     """Run a pipeline; return its outputs by name, artifacts as their paths.
 
-    Raises ``InvalidRequest`` for an unknown pipeline or parameter, ``BundleRejected`` when a step fails: which one, and
+    Raises ``InvalidRequest`` for an unknown pipeline or parameter, ``StepFailed`` when a step fails: which one, and
     why, is in its log above.
     """
     pipeline = pipelines.find(name, parameters)
@@ -23,5 +27,5 @@ def run(name: str, parameters: dict[str, Any], root: Path) -> dict[str, Any]:
     try:
         done = pipeline(**parameters)
     except (RuntimeError, ValueError) as error:
-        raise BundleRejected(f"{name} failed: {error}") from error
+        raise StepFailed(f"{name} failed: {error}") from error
     return {key: getattr(value, "path", value) for key, value in done.outputs.items()}

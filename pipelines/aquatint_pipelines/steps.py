@@ -17,7 +17,7 @@ from typing import Any
 
 from aquatint import registry
 from aquatint.client import connect
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.registry import Registry
 from aquatint.repository import manifest as manifests
 from aquatint.settings import ServerSettings, read_settings
@@ -125,17 +125,17 @@ def evaluate(tuning: FineTuning, tuned: Path, *, embedder: str, out: Path) -> Ev
 
 
 def check_gate(evaluated: Path) -> None:
-    """Raise ``BundleRejected`` if the evaluation does not pass."""
+    """Raise ``ModelRejected`` if the evaluation does not pass."""
     evaluation.check_gate(evaluation.read(evaluated))
 
 
 def export_and_verify(checkpoint: Path, name: str, *, target: str, dtype: str, out: Path) -> manifests.Manifest:
-    """Run ``aquatint export`` in a process of its own, which returns its memory. Raises ``BundleRejected``."""
+    """Run ``aquatint export`` in a process of its own, which returns its memory. Raises ``ModelRejected``."""
     command = [sys.executable, "-m", "aquatint.cli.app", "export", str(checkpoint), "--out", str(out)]
     command += ["--name", name, "--target", target, "--dtype", dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BundleRejected(f"the export failed: {done.stderr.strip().splitlines()[-1]}")
+        raise ModelRejected(f"the export failed: {done.stderr.strip().splitlines()[-1]}")
     _log.info("%s", done.stdout.strip())
     return manifests.verify(out)
 

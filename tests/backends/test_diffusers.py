@@ -331,14 +331,14 @@ def test_bfloat16_stays_close(make_checkpoint: MakeCheckpoint) -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
-    with pytest.raises(errors.BundleRejected, match=r"model_index\.json"):
+    with pytest.raises(errors.ModelRejected, match=r"model_index\.json"):
         load(tmp_path)
-    with pytest.raises(errors.BundleRejected, match="neither a folder nor"):
+    with pytest.raises(errors.HubUnavailable, match="neither a folder nor"):
         DiffusersPipeline("no/such-model", "x", PlacementSettings())
     folder = make_checkpoint()
     (weights,) = (folder / "vae").glob("*.safetensors")
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(errors.BundleRejected, match="cannot be read"):
+    with pytest.raises(errors.ModelRejected, match="cannot be read"):
         load(folder)
 
 

@@ -17,7 +17,7 @@ from aquatint_backends.diffusers.step_engine import StepEngine, StepSettings, co
 from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import DependencyMissing, ModelRejected
 from tests.checkpoints import MakeCheckpoint
 
 BUCKETS = (1, 4, 8)
@@ -91,7 +91,7 @@ def test_bfloat16_within_its_bound(folder: Path) -> None:
 def test_fp8_says_what_is_missing(folder: Path) -> None:
     # torchao is installed separately (see the Makefile): where diffusers finds it, it imports it, with warnings.
     assert importlib.util.find_spec("torchao") is None
-    with pytest.raises(BundleRejected, match="pip install torchao"):
+    with pytest.raises(DependencyMissing, match="pip install torchao"):
         StepEngine(folder, StepSettings(fp8=True))
 
 
@@ -120,5 +120,5 @@ def test_parameters_are_text() -> None:
 
 
 def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(BundleRejected, match="weights are missing"):
+    with pytest.raises(ModelRejected, match="weights are missing"):
         component_folder(tmp_path)

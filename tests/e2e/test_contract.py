@@ -301,5 +301,5 @@ def test_a_full_queue_and_readiness(tmp_path: Path) -> None:
         small.stop()
     wrong = Runtime(MODEL_ID=str(tmp_path))
     assert wrong.process.wait(timeout=120) == 1
-    assert "BundleRejected: this folder has no model_index.json" in Path(wrong.log.name).read_text()
+    assert "ModelRejected: this folder has no model_index.json" in Path(wrong.log.name).read_text()
     wrong.stop()

@@ -74,7 +74,7 @@ def test_a_program_that_does_not_start_is_quoted(home: Path, ports: dict[str, st
     with running(home, ports, "--no-llm") as run:
         assert run.process.wait(timeout=120) == 1
     assert "triton does not start" in run.printed()
-    assert "BundleRejected" in run.printed()
+    assert "ModelRejected" in run.printed()
 
 
 @pytest.mark.slow

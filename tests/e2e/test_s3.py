@@ -14,7 +14,7 @@ import httpx
 import pytest
 from aquatint_backends.aquatint_runtime import source
 
-from aquatint.contract.errors import BundleRejected, ImageNotFound, StoreUnavailable
+from aquatint.contract.errors import HubUnavailable, ImageNotFound, InvalidConfiguration, StoreUnavailable
 from aquatint.images import ImageStore, StoreOptions, open_image_store
 from aquatint.settings import StorageSettings
 from aquatint.storage import FileObjects, ObjectNotFound
@@ -162,7 +162,7 @@ def test_the_runtime_fetches_models_from_s3(
             assert (fetched / name).read_bytes() == path.read_bytes()
     finally:
         shutil.rmtree(fetched)
-    with pytest.raises(BundleRejected, match="the model cannot be fetched"):
+    with pytest.raises(HubUnavailable, match="the model cannot be fetched"):
         source.resolve(f"s3://{BUCKET}/models/nothing")
 
 
@@ -174,5 +174,5 @@ def test_other_sources(model_id: str, expected: str) -> None:
 
 
 def test_a_missing_folder_is_told() -> None:
-    with pytest.raises(BundleRejected, match="no such folder"):
+    with pytest.raises(InvalidConfiguration, match="no such folder"):
         source.resolve("/mnt/models-not-there")

@@ -85,7 +85,7 @@ def test_a_changed_file_is_refused(mini_repository: Path, tmp_path: Path) -> Non
     shutil.copytree(mini_repository, copy)
     with (copy / "mini_vae_decoder" / "1" / "model.onnx").open("ab") as file:
         file.write(b"!")
-    with pytest.raises(errors.BundleRejected, match=r"mini_vae_decoder/1/model.onnx was changed"):
+    with pytest.raises(errors.ModelRejected, match=r"mini_vae_decoder/1/model.onnx was changed"):
         TritonServer(copy, FREE_PORTS).start()
 
 

@@ -16,7 +16,7 @@ from aquatint_export.serving_gate import TritonRunner
 from aquatint_export.tensorrt_build import open_builder, profile
 from aquatint_export.triton_config import component_config, parse_config
 
-from aquatint.contract.errors import BundleRejected, EngineUnavailable
+from aquatint.contract.errors import EngineUnavailable, InvalidConfiguration, ModelRejected
 from aquatint.diffusion import served_model
 from aquatint.repository import engine_record, manifest
 from aquatint.server import TritonServer
@@ -73,7 +73,7 @@ def test_unbuildable_engines_say_why(mini_repository: Path, tmp_path: Path, mini
     }
     for reason, (file, options) in cases.items():
         builder, _ = open_builder(options)
-        with pytest.raises(BundleRejected, match=reason):
+        with pytest.raises(ModelRejected, match=reason):
             builder.build(file, tmp_path / "engine", profile(part, served))
     assert not (tmp_path / "engine").exists()
 
@@ -107,7 +107,7 @@ def test_engines_for_ngc(mini_checkpoint: Path, tmp_path: Path) -> None:
     part = components(checkpoints.load(str(mini_checkpoint)))[0]
     config = parse_config(component_config(part, "mini_text_encoder", 8, "ngc", "tensorrt"))
     assert (config.platform, config.default_model_filename) == ("tensorrt_plan", "model.plan")
-    with pytest.raises(BundleRejected, match="cannot load engines of tensorrt_rtx"):
+    with pytest.raises(InvalidConfiguration, match="cannot load engines of tensorrt_rtx"):
         export_checkpoint(str(mini_checkpoint), tmp_path / "out", target="ngc", engine_options=EngineOptions())
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,7 @@ import pytest
 from aquatint_export import export_checkpoint, parity
 from aquatint_export.triton_config import TARGETS, parse_config
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import InvalidConfiguration, ModelRejected
 from aquatint.diffusion import served_model
 from aquatint.repository import manifest
 from tests.checkpoints import MakeCheckpoint
@@ -82,7 +82,7 @@ def test_a_failed_gate_publishes_nothing(
     before = manifest.digest_tree(out)
     monkeypatch.setitem(parity.COMPONENT_BOUND, "fp32", 1e-12)
     monkeypatch.setitem(parity.PICTURE_BOUND_DB, "fp32", 200.0)
-    with pytest.raises(BundleRejected, match=r"nothing is published: text_encoder: .*; picture 'a flat emoji"):
+    with pytest.raises(ModelRejected, match=r"nothing is published: text_encoder: .*; picture 'a flat emoji"):
         export_checkpoint(str(source), out, name="tiny")
     assert manifest.digest_tree(out) == before
     assert os.listdir(out.parent) == ["repository"]
@@ -92,7 +92,7 @@ def test_other_folders_are_not_overwritten(make_checkpoint: MakeCheckpoint, tmp_
     out = tmp_path / "home"
     out.mkdir()
     (out / "thesis.txt").write_text("precious")
-    with pytest.raises(BundleRejected, match="choose another folder"):
+    with pytest.raises(InvalidConfiguration, match="choose another folder"):
         export_checkpoint(str(make_checkpoint()), out)
     assert (out / "thesis.txt").read_text() == "precious"
 
@@ -101,7 +101,7 @@ def test_pickles_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) ->
     source = make_checkpoint()
     weights = source / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(BundleRejected, match="cannot be read"):
+    with pytest.raises(ModelRejected, match="cannot be read"):
         export_checkpoint(str(source), tmp_path / "repository")
 
 
@@ -115,12 +115,12 @@ def test_other_pipelines_are_refused(
     source = make_checkpoint()
     index = source / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
-    with pytest.raises(BundleRejected, match=named):
+    with pytest.raises(ModelRejected, match=named):
         export_checkpoint(str(source), tmp_path / "repository")
 
 
 def test_unsupported_schedulers_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    with pytest.raises(BundleRejected, match="use_karras_sigmas"):
+    with pytest.raises(ModelRejected, match="use_karras_sigmas"):
         export_checkpoint(str(make_checkpoint(scheduler={"use_karras_sigmas": True})), tmp_path / "repository")
 
 
@@ -144,5 +144,5 @@ def test_a_text_encoder_can_be_dropped(make_checkpoint: MakeCheckpoint, tmp_path
 
 def test_layers_that_cannot_be_skipped_are_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     source = make_checkpoint(defaults={"skip_layer_guidance": {"layers": [1]}})
-    with pytest.raises(BundleRejected, match="layers must be from 0 to 0"):
+    with pytest.raises(ModelRejected, match="layers must be from 0 to 0"):
         export_checkpoint(str(source), tmp_path / "repository")

@@ -10,7 +10,7 @@ import pytest
 from aquatint_export import parity
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 
 REFERENCE = np.full((4, 4), 2.0, np.float32)
 COMPONENT: Any = SimpleNamespace(name="transformer", outputs=[SimpleNamespace(name="noise_pred")])
@@ -27,7 +27,7 @@ def check(dtype: str, *outputs: NDArray[Any]) -> parity.ParityReport:
 @pytest.mark.parametrize(("dtype", "bound"), [("fp32", 1e-4), ("fp16", 2e-2), ("bf16", 8e-2)])
 def test_a_component_passes_just_under_its_bound(dtype: str, bound: float) -> None:
     assert parity.conclude(check(dtype, REFERENCE * (1 + 0.9 * bound))).components["transformer"] < bound
-    with pytest.raises(BundleRejected, match="nothing is published: transformer: relative error"):
+    with pytest.raises(ModelRejected, match="nothing is published: transformer: relative error"):
         parity.conclude(check(dtype, REFERENCE * (1 + 1.1 * bound)))
 
 

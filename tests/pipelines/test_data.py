@@ -12,7 +12,7 @@ import pytest
 from aquatint_pipelines.dreambooth import data, images, subject
 from PIL import Image
 
-from aquatint.contract.errors import BundleRejected, InvalidRequest
+from aquatint.contract.errors import InvalidRequest, ModelRejected
 from tests.conftest import ROOT
 
 RHDOG = ROOT / "pipelines" / "models" / "rhdog"
@@ -159,5 +159,5 @@ def test_a_changed_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="exists already"):
         prepare(RHDOG, tmp_path / "out")
     (tmp_path / "out" / dataset.instance[0].file).write_bytes(encoded(noise(9)))
-    with pytest.raises(BundleRejected, match=r"0000\.png is missing or was changed"):
+    with pytest.raises(ModelRejected, match=r"0000\.png is missing or was changed"):
         data.read(tmp_path / "out")

@@ -27,7 +27,7 @@ from aquatint_pipelines.sampling import Sampling
 from PIL import Image
 from safetensors.torch import load_file
 
-from aquatint.contract.errors import BundleRejected, EngineUnavailable, InvalidRequest
+from aquatint.contract.errors import EngineUnavailable, InvalidConfiguration, InvalidRequest, ModelRejected
 from tests.conftest import CHECKPOINT, ROOT
 
 PRIOR = {"prompts": ["a flat emoji of an owl on a green background"], "num_class_images": 2}
@@ -217,7 +217,7 @@ def test_class_images_are_needed_for_the_prior(tmp_path: Path) -> None:
         resolution=64,
         instance_prompt="a {token}",
     )
-    with pytest.raises(BundleRejected, match="no class pictures"):
+    with pytest.raises(InvalidConfiguration, match="no class pictures"):
         training.Trainer(CHECKPOINT, tmp_path / "dataset", recipe=quick(), run=tmp_path / "run")
 
 
@@ -245,7 +245,7 @@ def test_the_gate_and_the_report(dataset: Path, tmp_path: Path) -> None:
     # Nothing was learned: the model is its own base.
     assert measured.subject_gain == pytest.approx(0.0, abs=1e-6)
     assert measured.prior_drift == pytest.approx(0.0, abs=1e-6)
-    with pytest.raises(BundleRejected, match=r"gained 0\.000, less than 0\.05"):
+    with pytest.raises(ModelRejected, match=r"gained 0\.000, less than 0\.05"):
         evaluation.check_gate(measured)
     html = report.render(dataset, tmp_path / "run", evaluated=tmp_path / "evaluation", manifest=None)
     assert "Not published" in html

@@ -15,7 +15,7 @@ from aquatint_pipelines.kserve import InferenceService
 from kubernetes.client.exceptions import ApiException
 
 from aquatint.client import Client
-from aquatint.contract.errors import BundleRejected, EngineUnavailable, ModelNotFound
+from aquatint.contract.errors import EngineUnavailable, ModelNotFound, ModelRejected
 from aquatint.registry import REPOSITORY, Registry
 from aquatint.storage import FileObjects
 from aquatint.testing import fake_client
@@ -129,10 +129,10 @@ def test_a_trial_gives_a_canary_everything(cluster: Cluster, service: InferenceS
 
 def test_a_version_that_cannot_generate_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     def trial() -> None:
-        raise BundleRejected("version 2 draws blank pictures")
+        raise ModelRejected("version 2 draws blank pictures")
 
     before = cluster.uri
-    with pytest.raises(BundleRejected, match="blank"):
+    with pytest.raises(ModelRejected, match="blank"):
         service.deploy(NEW, canary_percent=10, timeout_s=5.0, trial=trial)
     assert cluster.uri == before
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aquatint.cli.run.logs import tail
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import DependencyMissing, ModelRejected
 from aquatint.repository import manifest
 
 _PACKAGE = "aquatint_mini"
@@ -19,10 +19,12 @@ _TAIL_LINES = 15
 
 
 def bundled_checkpoint() -> Path:
-    """Find the demo checkpoint's folder. Raises ``BundleRejected`` if its package is not installed."""
+    """Find the demo checkpoint's folder. Raises ``DependencyMissing`` if its package is not installed."""
     folder = _folder_of(_PACKAGE)
     if folder is None:
-        raise BundleRejected("the demo checkpoint is not installed: pip install aquatint-mini, or name a --checkpoint")
+        raise DependencyMissing(
+            "the demo checkpoint is not installed: pip install aquatint-mini, or name a --checkpoint"
+        )
     return folder
 
 
@@ -40,12 +42,12 @@ def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
 
 
 def export(checkpoint: str, repository: Path, log: Path) -> None:
-    """Export in a separate process. Raises ``BundleRejected`` with the end of its log."""
+    """Export in a separate process. Raises ``ModelRejected`` with the end of its log."""
     command = [sys.executable, "-m", "aquatint.cli.app", "export", checkpoint, "--out", str(repository)]
     with log.open("wb") as file:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
-        raise BundleRejected(f"the export failed; the end of {log}:\n{tail(log, _TAIL_LINES)}")
+        raise ModelRejected(f"the export failed; the end of {log}:\n{tail(log, _TAIL_LINES)}")
     stamp = {"inputs": _inputs(checkpoint), "manifest": manifest.sha256(repository / manifest.FILE_NAME)}
     _stamp(repository).write_text(json.dumps(stamp))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from aquatint.contract.errors import BundleRejected, InvalidRequest
+from aquatint.contract.errors import InvalidRequest, ModelRejected
 from aquatint.repository.manifest import sha256
 from aquatint_pipelines.dreambooth import images
 
@@ -133,15 +133,15 @@ def add_class_images(folder: Path, generated: list[tuple[str, Image.Image]]) -> 
 
 
 def read(folder: Path) -> Dataset:
-    """Read a dataset folder and check its images. Raises ``BundleRejected`` if one is missing or was changed."""
+    """Read a dataset folder and check its images. Raises ``ModelRejected`` if one is missing or was changed."""
     try:
         dataset = Dataset.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, ValidationError) as error:
-        raise BundleRejected("the dataset has no valid manifest.json; make it with 'prepare'") from error
+        raise ModelRejected("the dataset has no valid manifest.json; make it with 'prepare'") from error
     for image in (*dataset.instance, *dataset.classes):
         path = folder / image.file
         if not path.is_file() or sha256(path) != image.sha256:
-            raise BundleRejected(f"the dataset's {image.file} is missing or was changed")
+            raise ModelRejected(f"the dataset's {image.file} is missing or was changed")
     return dataset
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint_pipelines.dreambooth import data
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe, GateRecipe
@@ -106,9 +106,9 @@ def read(folder: Path) -> Evaluation:
 
 
 def check_gate(evaluation: Evaluation) -> None:
-    """Raise ``BundleRejected`` with the numbers if the model must not be published."""
+    """Raise ``ModelRejected`` with the numbers if the model must not be published."""
     if failures := evaluation.failures():
-        raise BundleRejected("the tuned model does not pass: " + "; ".join(failures))
+        raise ModelRejected("the tuned model does not pass: " + "; ".join(failures))
 
 
 def _generate(checkpoint: Path, prompts: list[str], *, seeds: list[int], recipe: DreamboothRecipe) -> NDArray[np.uint8]:

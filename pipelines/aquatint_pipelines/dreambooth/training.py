@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import InvalidConfiguration
 from aquatint_pipelines.dreambooth import data, weights
 from aquatint_pipelines.dreambooth.embedding import Embedder, similarity
 from aquatint_pipelines.dreambooth.recipe import DreamboothRecipe
@@ -139,7 +139,7 @@ class Trainer:
 
     Writes to ``run``: ``weights`` (LoRA adapter, or the trained components), ``metrics.jsonl``, ``validation/*.png``
     and TensorBoard's ``logs``. ``embedder`` measures validation images; without one nothing stops early. Raises
-    ``BundleRejected`` if the dataset was changed, or lacks class images that the recipe asks for.
+    ``ModelRejected`` if the dataset was changed, or lacks class images that the recipe asks for.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Trainer:
     ) -> None:
         self._dataset = data.read(dataset)
         if recipe.prior is not None and not self._dataset.classes:
-            raise BundleRejected("the recipe preserves the prior, but the dataset has no class pictures")
+            raise InvalidConfiguration("the recipe preserves the prior, but the dataset has no class pictures")
         self._recipe, self._run, self._embedder = recipe, run, embedder
         self._accelerator = Accelerator(
             gradient_accumulation_steps=recipe.gradient_accumulation_steps,

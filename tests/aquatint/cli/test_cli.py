@@ -59,7 +59,7 @@ def test_server_errors(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> No
 def test_serve_refuses_what_is_no_repository(runner: CliRunner, tmp_path: Path) -> None:
     result = runner.invoke(cli.app, ["serve", str(tmp_path)])
     assert result.exit_code == 1
-    assert "BundleRejected" in result.stderr
+    assert "ModelRejected" in result.stderr
 
 
 def test_export_refuses_what_is_no_checkpoint(runner: CliRunner, tmp_path: Path) -> None:

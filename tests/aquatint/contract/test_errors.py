@@ -49,7 +49,6 @@ CODES = {
     errors.EngineUnavailable: (503, "UNAVAILABLE"),
     errors.StoreUnavailable: (503, "UNAVAILABLE"),
     errors.OutOfMemory: (503, "RESOURCE_EXHAUSTED"),
-    errors.BundleRejected: (422, "FAILED_PRECONDITION"),
     errors.Internal: (500, "INTERNAL"),
 }
 

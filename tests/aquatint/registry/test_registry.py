@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.contract.errors import BundleRejected, InvalidRequest, ModelNotFound, StoreUnavailable
+from aquatint.contract.errors import InvalidRequest, ModelNotFound, ModelRejected, StoreUnavailable
 from aquatint.registry import Registry, files_under
 from aquatint.storage import FileObjects
 
@@ -107,14 +107,14 @@ def test_what_was_changed_in_the_store_is_refused(registry: Registry, root: Path
     registry.publish(files_under(folder), {})
     stored = root / "models" / "mini" / "1"
     (stored / "transformer" / "weights.bin").write_bytes(b"other")
-    with pytest.raises(BundleRejected, match="was changed"):
+    with pytest.raises(ModelRejected, match="was changed"):
         registry.fetch(1, tmp_path / "out")
     (stored / "transformer" / "weights.bin").unlink()
-    with pytest.raises(BundleRejected, match="lacks"):
+    with pytest.raises(ModelRejected, match="lacks"):
         registry.fetch(1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (stored / "version.json").write_text("{")
-    with pytest.raises(BundleRejected, match="damaged"):
+    with pytest.raises(ModelRejected, match="damaged"):
         registry.versions()
 
 
@@ -124,7 +124,7 @@ def test_a_store_that_garbles_is_found_before_the_version_appears(root: Path, fo
             self.put(key, path.read_bytes() + b"!", "")
 
     registry = Registry(Garbling(root), "mini")
-    with pytest.raises(BundleRejected, match="was changed"):
+    with pytest.raises(ModelRejected, match="was changed"):
         registry.publish(files_under(folder), {})
     assert registry.versions() == []
 
@@ -133,7 +133,7 @@ def test_names_that_point_out_of_the_version(registry: Registry, root: Path, fol
     registry.publish(files_under(folder), {})
     description = root / "models" / "mini" / "1" / "version.json"
     description.write_text(description.read_text().replace("model_index.json", "../../escaped"))
-    with pytest.raises(BundleRejected, match="points out"):
+    with pytest.raises(ModelRejected, match="points out"):
         registry.fetch(1, tmp_path / "out")
 
 

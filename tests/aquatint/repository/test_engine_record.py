@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.repository import engine_record
 from aquatint.repository.engine_record import EngineRecord, ShapeRange, TensorRecord
 
@@ -45,20 +45,20 @@ def test_an_engine_that_fits_is_let_through() -> None:
 def test_an_engine_of_another_kind_is_refused(
     library: str, version: str, capability: str, rows: int, reason: str
 ) -> None:
-    with pytest.raises(BundleRejected, match=reason):
+    with pytest.raises(ModelRejected, match=reason):
         engine_record.check_usable(RECORD, library, version, capability, rows)
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
-    with pytest.raises(BundleRejected, match=r"engine\.json is missing"):
+    with pytest.raises(ModelRejected, match=r"engine\.json is missing"):
         engine_record.read(tmp_path)
     write(tmp_path)
     (tmp_path / engine_record.PLAN_NAME).write_bytes(b"abcd")
-    with pytest.raises(BundleRejected, match="has 4 bytes, its record says 3"):
+    with pytest.raises(ModelRejected, match="has 4 bytes, its record says 3"):
         engine_record.read(tmp_path)
     (tmp_path / engine_record.PLAN_NAME).unlink()
-    with pytest.raises(BundleRejected, match=r"model\.plan is missing"):
+    with pytest.raises(ModelRejected, match=r"model\.plan is missing"):
         engine_record.read(tmp_path)
     (tmp_path / engine_record.FILE_NAME).write_text("{}")
-    with pytest.raises(BundleRejected, match="not valid"):
+    with pytest.raises(ModelRejected, match="not valid"):
         engine_record.read(tmp_path)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from aquatint.contract.errors import BundleRejected
+from aquatint.contract.errors import ModelRejected
 from aquatint.repository import manifest
 
 
@@ -32,23 +32,23 @@ def test_untouched(repository: Path) -> None:
 
 def test_changed_file(repository: Path) -> None:
     (repository / "mini" / "1" / "model.onnx").write_bytes(b"Weights")
-    with pytest.raises(BundleRejected, match=r"mini/1/model.onnx was changed"):
+    with pytest.raises(ModelRejected, match=r"mini/1/model.onnx was changed"):
         manifest.verify(repository)
 
 
 def test_missing_file(repository: Path) -> None:
     (repository / "mini" / "config.pbtxt").unlink()
-    with pytest.raises(BundleRejected, match=r"lacks mini/config.pbtxt"):
+    with pytest.raises(ModelRejected, match=r"lacks mini/config.pbtxt"):
         manifest.verify(repository)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"model": 1}', "[["])
 def test_damaged_manifest(repository: Path, text: str) -> None:
     (repository / manifest.FILE_NAME).write_text(text)
-    with pytest.raises(BundleRejected, match="not valid"):
+    with pytest.raises(ModelRejected, match="not valid"):
         manifest.read(repository)
 
 
 def test_no_manifest(tmp_path: Path) -> None:
-    with pytest.raises(BundleRejected, match="aquatint export"):
+    with pytest.raises(ModelRejected, match="aquatint export"):
         manifest.read(tmp_path)

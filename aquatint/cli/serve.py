@@ -109,7 +109,9 @@ def _start(
     with extras.needs("export", "aquatint serve CHECKPOINT"):
         from aquatint_export import repositories  # noqa: PLC0415 - needs torch, which only checkpoints need here
     refusals = []
-    for candidate, made, why in repositories(wanted.source, wanted.name, wanted.cache, wanted.engine.value, _log.info):
+    for candidate, made, why in repositories(
+        wanted.source, wanted.name, wanted.cache, engine=wanted.engine.value, progress=_log.info
+    ):
         if made is None:
             refusals.append(f"{candidate}: {why}")
             _log.warning("not served by %s: %s", candidate, why)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from aquatint.contract.errors import ModelRejected
 from aquatint.contract.model_info import ModelInfo
 
 FILE_NAME = "served_model.json"
@@ -49,10 +50,11 @@ class ServedModel(ModelInfo):
     """Everything the pipeline computes with.
 
     ``preview_factors`` is ``(latent channels + 1, 3)``: RGB in 0..1 per latent pixel is ``[latents, 1] @ factors``.
-    ``components`` is what the component models' names begin with, if not with the model's own name. ``denoiser`` says
-    that requests are denoised together by ``<name>_denoiser``, and not step by step by ``<name>_transformer``.
+    ``components`` is what the component models' names begin with, if not with the model's own name. ``layout`` is that
+    of the repository: with another, it was exported by another version of Aquatint.
     """
 
+    layout: Literal["denoiser"] = "denoiser"
     family: str = "sd3"
     max_batch_size: int
     vae_scale_factor: int
@@ -66,12 +68,12 @@ class ServedModel(ModelInfo):
     scheduler: dict[str, Any]
     preview_factors: list[list[float]]
     skip_layer_guidance: SkipLayerGuidance | None = None
-    denoiser: bool = False
     components: str | None = None
 
     def triton_model(self, component: str) -> str:
         """Return the name of the Triton model that runs ``component``."""
-        return f"{self.components or self.name}_{component}"
+        model = "denoiser" if component == "transformer" else component
+        return f"{self.components or self.name}_{model}"
 
     def info(self) -> ModelInfo:
         """Return the part that callers may see."""
@@ -83,5 +85,17 @@ class ServedModel(ModelInfo):
 
 
 def read(folder: Path) -> ServedModel:
-    """Read ``served_model.json`` from a text-to-image model's version folder."""
-    return ServedModel.model_validate_json((folder / FILE_NAME).read_bytes())
+    """Read ``served_model.json`` from a model's version folder.
+
+    Raises ``ModelRejected`` if it is missing, not valid, or was written by a version that laid repositories out
+    otherwise.
+    """
+    try:
+        served = ServedModel.model_validate_json((folder / FILE_NAME).read_bytes())
+    except FileNotFoundError:
+        raise ModelRejected(f"{FILE_NAME} is missing in version {folder.name}") from None
+    except ValidationError as error:
+        raise ModelRejected(f"{FILE_NAME} is not valid: {error.errors()[0]['msg']}") from error
+    if "layout" not in served.model_fields_set:
+        raise ModelRejected("this model repository was exported by an earlier version of Aquatint: export it again")
+    return served

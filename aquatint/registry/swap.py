@@ -78,7 +78,8 @@ class _Swap:
 
     def run(self, source: Path) -> None:
         """Load, try, switch, clean up."""
-        added = [*(f"{self._own}_{name}" for name in self._incoming.components), self._own]
+        components = served_model.read(_newest(source / self._model)).model_copy(update={"components": self._own})
+        added = [*map(components.triton_model, self._incoming.components), self._own]
         if self._retired & set(added):
             raise ModelRejected(f"version {self._version} is being served already")
         number = self._old_version + 1
@@ -101,9 +102,10 @@ class _Swap:
     def _lay_out(self, source: Path, staging: Path, number: int) -> None:
         """The repository under its new names: ``<own>_<component>``, a trial front, and the fronts' next version."""
         front = _newest(source / self._model)
+        served = served_model.read(front)
         for component in self._incoming.components:
-            origin = source / served_model.read(front).triton_model(component)
-            target = staging / f"{self._own}_{component}"
+            origin = source / served.triton_model(component)
+            target = staging / served.model_copy(update={"components": self._own}).triton_model(component)
             shutil.copytree(origin, target)
             (target / _CONFIG).write_text(_renamed((origin / _CONFIG).read_text(), target.name))
         for suffix in _FRONT_SUFFIXES:

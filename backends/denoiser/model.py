@@ -60,8 +60,8 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         version = Path(args["model_repository"]) / args["model_version"]
-        self._served = served_model.read(version)
         try:
+            self._served = served_model.read(version)
             policy = POLICIES[parameters.get("policy", "fair")]
             place = Place(
                 version=version,

@@ -1,4 +1,4 @@
-"""Text to image over exported components: ``Pipeline`` whose every step is a BLS call, so that requests share batches.
+"""Text to image over exported components: text encoders and VAE by BLS calls, the steps by one call of the denoiser.
 
 Only importable inside a Triton Python backend process.
 """
@@ -37,7 +37,7 @@ class BlsRunner:
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
-        self._outputs = {"transformer": ["noise_pred"], "vae_decoder": ["sample"]}
+        self._outputs = {"vae_decoder": ["sample"]}
         for encoder in served.text_encoders:
             pooled = ["pooled_prompt_embeds"] if encoder.kind == "clip" else []
             self._outputs[encoder.component] = ["prompt_embeds", *pooled]
@@ -116,7 +116,7 @@ class InFlightPipeline(Pipeline):
             page=page,
         )
         response = pb_utils.InferenceRequest(
-            model_name=self.served.triton_model("denoiser"),
+            model_name=self.served.triton_model("transformer"),
             requested_output_names=[LATENTS],
             inputs=[
                 *(pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()),
@@ -138,6 +138,4 @@ class ComponentsModel(TextToImageModel):
         """Read the served model's description and tokenizers from this version's folder."""
         folder = Path(args["model_repository"]) / args["model_version"]
         served = served_model.read(folder)
-        if served.denoiser:
-            return InFlightPipeline(served, folder, settings)
-        return Pipeline(served, folder, BlsRunner(served), cache_bytes=settings.encoding_cache_bytes)
+        return InFlightPipeline(served, folder, settings)

@@ -5,24 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from aquatint_export.byol import publish_pipeline
-    from aquatint_export.choose import repositories
-    from aquatint_export.repository import export_checkpoint
-    from aquatint_export.tensorrt_build import EngineOptions
-    from aquatint_export.triton_config import TARGETS, Target
+from aquatint_export.options import Dtype, ExportOptions, Target, TensorRTOptions
 
-__all__ = ["TARGETS", "EngineOptions", "Target", "export_checkpoint", "publish_pipeline", "repositories"]
+if TYPE_CHECKING:
+    from aquatint_export.candidates import repositories
+    from aquatint_export.exporting import export_checkpoint
+
+__all__ = ["Dtype", "ExportOptions", "Target", "TensorRTOptions", "export_checkpoint", "repositories"]
 
 # Imported when first asked for, since the command line imports this package at every start and these need torch.
-_HOMES = {
-    "TARGETS": "triton_config",
-    "EngineOptions": "tensorrt_build",
-    "Target": "triton_config",
-    "export_checkpoint": "repository",
-    "publish_pipeline": "byol",
-    "repositories": "choose",
-}
+_HOMES = {"export_checkpoint": "exporting", "repositories": "candidates"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aquatint_export.components import Component, exportable, random_inputs
+from aquatint_export.components import Component, random_inputs
 
 OPSET = 20
 FILE_NAME = "model.onnx"
@@ -18,19 +18,19 @@ _EXAMPLE_AXES = {"sequence": 13, "latent_height": 6, "latent_width": 10}
 
 
 def export(component: Component, folder: Path) -> Path:
-    """Write ``folder/model.onnx`` with dynamic batch, size and sequence axes; returns its path."""
+    """Write ``folder/model.onnx`` with dynamic batch, size and sequence axes; return its path."""
     program = trace(component, component.module)
     return save(program, folder, external_data=_weight_bytes(component) > _EXTERNAL_DATA_BYTES)
 
 
-def trace(component: Component, module: nn.Module, optimize: bool = True) -> torch.onnx.ONNXProgram:
-    """The ONNX graph of ``module``, called as ``component`` is. ``optimize`` needs real weights."""
-    example = random_inputs(component, 2, _EXAMPLE_AXES, torch.Generator().manual_seed(0))
+def trace(component: Component, module: nn.Module, *, optimize: bool = True) -> torch.onnx.ONNXProgram:
+    """Make the ONNX graph of ``module``, called as ``component`` is. ``optimize`` needs real weights."""
+    example = random_inputs(component, 2, _EXAMPLE_AXES, generator=torch.Generator().manual_seed(0))
     dynamic = {
-        port.name: {0: "batch", **{i + 1: axis for i, axis in enumerate(port.shape) if isinstance(axis, str)}}
-        for port in component.inputs
+        spec.name: {0: "batch", **{i + 1: axis for i, axis in enumerate(spec.shape) if isinstance(axis, str)}}
+        for spec in component.inputs
     }
-    with warnings.catch_warnings(), exportable(module):
+    with warnings.catch_warnings():
         # The exporter warns about its own internals (deprecations, names of unused axes).
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -39,8 +39,8 @@ def trace(component: Component, module: nn.Module, optimize: bool = True) -> tor
             kwargs=example,
             dynamo=True,
             dynamic_shapes=dynamic,
-            input_names=[port.name for port in component.inputs],
-            output_names=[port.name for port in component.outputs],
+            input_names=[spec.name for spec in component.inputs],
+            output_names=[spec.name for spec in component.outputs],
             opset_version=OPSET,
             optimize=optimize,
             verbose=False,
@@ -50,8 +50,8 @@ def trace(component: Component, module: nn.Module, optimize: bool = True) -> tor
     return program
 
 
-def save(program: torch.onnx.ONNXProgram, folder: Path, external_data: bool) -> Path:
-    """Write ``folder/model.onnx``, its weights to a file beside it if asked; returns its path."""
+def save(program: torch.onnx.ONNXProgram, folder: Path, *, external_data: bool) -> Path:
+    """Write ``folder/model.onnx``, its weights to a file beside it if asked; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
     program.save(str(path), external_data=external_data)

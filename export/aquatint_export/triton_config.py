@@ -6,48 +6,52 @@ Triton's own ``onnxruntime`` and ``tensorrt`` backends on GPUs. The text-to-imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from aquatint.contract.model_info import MODEL_INFO_PARAMETER, ModelInfo
-from aquatint_export.components import Component, Port
+from aquatint.diffusion.served_model import ServedModel
+from aquatint_export.components import Component, TensorSpec
+from aquatint_export.options import Target
 
-Target = Literal["embedded", "ngc"]
-Engine = Literal["onnx", "tensorrt"]
 # Triton's own backends: platform and file name.
-_NGC: dict[Engine, tuple[str, str]] = {
-    "onnx": ("onnxruntime_onnx", "model.onnx"),
-    "tensorrt": ("tensorrt_plan", "model.plan"),
-}
-TARGETS: tuple[Target, ...] = ("embedded", "ngc")
-
+_NGC = {"onnx": ("onnxruntime_onnx", "model.onnx"), "tensorrt": ("tensorrt_plan", "model.plan")}
 _DTYPES = {torch.float32: "TYPE_FP32", torch.int64: "TYPE_INT64"}
-# Long enough for requests that step together to meet, short against one transformer step (milliseconds).
+# Long enough for requests that arrive together to meet, short against encoding or decoding one (milliseconds).
 _QUEUE_DELAY_US = 500
 # onnxruntime splits rows over threads without changing them, so one instance with every core serves best.
 _CPU_INSTANCES = 1
+_KINDS = model_config_pb2.ModelInstanceGroup
 
 
-def component_config(
-    component: Component, name: str, max_batch_size: int, target: Target, engine: Engine = "onnx"
-) -> str:
-    """The text of ``config.pbtxt`` for one component served as ``name``."""
+def component_config(component: Component, name: str, *, max_batch_size: int, target: Target, engine: str) -> str:
+    """Return the text of ``config.pbtxt`` for one component served as ``name``."""
     config = model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch_size)
-    config.input.extend(_tensor(model_config_pb2.ModelInput, port) for port in component.inputs)
-    config.output.extend(_tensor(model_config_pb2.ModelOutput, port) for port in component.outputs)
+    config.input.extend(_tensor(model_config_pb2.ModelInput, spec) for spec in component.inputs)
+    config.output.extend(_tensor(model_config_pb2.ModelOutput, spec) for spec in component.outputs)
     config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY_US
-    group = config.instance_group.add(count=_CPU_INSTANCES)
-    on_cpu = target == "embedded" and engine == "onnx"
-    kinds = model_config_pb2.ModelInstanceGroup
-    group.kind = kinds.KIND_CPU if on_cpu else kinds.KIND_GPU
-    if target == "embedded":
+    on_cpu = target is Target.EMBEDDED and engine == "onnx"
+    config.instance_group.add(count=_CPU_INSTANCES, kind=_KINDS.KIND_CPU if on_cpu else _KINDS.KIND_GPU)
+    if target is Target.EMBEDDED:
         config.backend = engine
     else:
         config.platform, config.default_model_filename = _NGC[engine]
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def denoiser_config(name: str, served: ServedModel, *, engine: str, target: Target) -> str:
+    """Return the text of ``config.pbtxt`` for the denoiser, whose ``engine`` runs the transformer.
+
+    Torch chooses its own device.
+    """
+    config = model_config_pb2.ModelConfig(name=name, backend="denoiser")
+    on_cpu = engine == "torch" or (target is Target.EMBEDDED and engine == "onnx")
+    config.instance_group.add(count=1, kind=_KINDS.KIND_CPU if on_cpu else _KINDS.KIND_GPU)
+    config.parameters["engine"].string_value = engine
+    if (skipping := served.skip_layer_guidance) is not None:
+        config.parameters["skip_layers"].string_value = ",".join(str(layer) for layer in skipping.layers)
     text: str = text_format.MessageToString(config)
     return text
 
@@ -61,16 +65,6 @@ def text_to_image_config(source: str, info: ModelInfo, name: str) -> str:
     return text
 
 
-def torch_config(component: Component, name: str, max_batch_size: int, skip_layers: Sequence[int]) -> str:
-    """The configuration of a transformer run in torch by the ``diffusers`` backend, which chooses its own device."""
-    config = parse_config(component_config(component, name, max_batch_size, "embedded"))
-    config.backend = "diffusers"
-    config.parameters["component"].string_value = component.name
-    config.parameters["skip_layers"].string_value = ",".join(str(layer) for layer in skip_layers)
-    text: str = text_format.MessageToString(config)
-    return text
-
-
 def diffusers_config(template: str, checkpoint: str) -> str:
     """Make a decoupled model's configuration that runs ``checkpoint`` with the ``diffusers`` backend."""
     config = parse_config(template)
@@ -80,13 +74,9 @@ def diffusers_config(template: str, checkpoint: str) -> str:
     return text
 
 
-def _tensor(message: type, port: Port) -> object:
-    # A batched scalar is written [1] with a reshape to []: Triton has no empty dims.
-    dims = [-1 if isinstance(axis, str) else axis for axis in port.shape]
-    tensor = message(name=port.name, data_type=_DTYPES[port.dtype], dims=dims or [1])
-    if not dims:
-        tensor.reshape.SetInParent()
-    return tensor
+def _tensor(message: type, spec: TensorSpec) -> object:
+    dims = [-1 if isinstance(axis, str) else axis for axis in spec.shape]
+    return message(name=spec.name, data_type=_DTYPES[spec.dtype], dims=dims)
 
 
 def parse_config(text: str) -> model_config_pb2.ModelConfig:

@@ -18,7 +18,7 @@ from aquatint_backends.aquatint_runtime.local_generator import LocalGenerator
 from aquatint_backends.diffusers import placement
 from aquatint_backends.diffusers.pipeline import DiffusersPipeline
 from aquatint_backends.diffusers.placement import PlacementSettings, choose_dtype
-from aquatint_export import publish_pipeline
+from aquatint_export import ExportOptions, export_checkpoint
 from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 
@@ -345,7 +345,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, make_checkpoint: MakeC
 def test_repository_of_a_pipeline(make_unet_checkpoint: MakeUnet, tmp_path: Path) -> None:
     source = make_unet_checkpoint("sdxl")
     (source / "pickle.bin").write_bytes(b"x")
-    written = publish_pipeline(str(source), tmp_path / "repository", "tiny")
+    written = export_checkpoint(str(source), tmp_path / "repository", ExportOptions(name="tiny", engine="diffusers"))
     assert manifest.verify(tmp_path / "repository") == written
     assert written.engine == "diffusers"
     copied = tmp_path / "repository" / "tiny_stream" / "1" / "checkpoint"

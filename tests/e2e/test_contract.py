@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from aquatint_export import export_checkpoint, publish_pipeline
+from aquatint_export import ExportOptions, export_checkpoint
 from aquatint_export.parity import psnr
 from numpy.typing import NDArray
 from PIL import Image
@@ -134,7 +134,7 @@ def runtime() -> Iterator[Runtime]:
 @pytest.fixture(scope="module")
 def diffusers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("diffusers") / "repository"
-    publish_pipeline(str(CHECKPOINT), repository, "mini")
+    export_checkpoint(str(CHECKPOINT), repository, ExportOptions(engine="diffusers"))
     with TritonServer(repository, FREE_PORTS) as running:
         yield running
 
@@ -142,7 +142,7 @@ def diffusers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trito
 @pytest.fixture(scope="module")
 def torch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     repository = tmp_path_factory.mktemp("torch") / "repository"
-    written = export_checkpoint(str(CHECKPOINT), repository, "mini", torch_transformer=True)
+    written = export_checkpoint(str(CHECKPOINT), repository, ExportOptions(engine="torch"))
     assert written.engine == "torch"
     assert written.parity["engines"]["failures"] == []
     assert not [name for name in written.files if "__pycache__" in name]

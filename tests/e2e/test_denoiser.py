@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aquatint_export.runner import OnnxRunner
 
 from aquatint.client import Client, Generation, Progress, connect
 from aquatint.contract import errors
-from aquatint.contract.request import GenerationRequest
+from aquatint.contract.generation import Event
+from aquatint.contract.request import GenerationRequest, resolve
 from aquatint.diffusion import served_model
+from aquatint.diffusion.pipeline import Pipeline
 from aquatint.server import TritonServer
 from tests.e2e.conftest import FREE_PORTS, Metrics, eventually
 
@@ -24,31 +26,26 @@ pytestmark = pytest.mark.e2e
 
 FOX = GenerationRequest(prompt="a flat emoji of a fox on a blue background", seed=7)
 LONG = GenerationRequest(prompt="a long one", seed=1, num_inference_steps=150, num_images=4)
-CONFIG = """
-name: "mini_denoiser"
-backend: "denoiser"
-max_batch_size: 0
-instance_group { count: 1 kind: KIND_CPU }
-parameters { key: "policy" value { string_value: "%s" } }
-"""
-
-
-def in_flight_repository(mini_repository: Path, to: Path, policy: str = "fair") -> Path:
-    """The exported repository with the denoiser in the place of the transformer."""
-    shutil.copytree(mini_repository, to)
-    (to / "mini_transformer").rename(to / "mini_denoiser")
-    (to / "mini_denoiser" / "config.pbtxt").write_text(CONFIG % policy)
-    served = served_model.read(to / "mini" / "1").model_copy(update={"denoiser": True})
-    for model in ("mini", "mini_stream", "mini_denoiser"):
-        (to / model / "1" / served_model.FILE_NAME).write_text(served.model_dump_json())
-    return to
 
 
 @pytest.fixture(scope="module")
-def denoising(mini_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    folder = in_flight_repository(mini_repository, tmp_path_factory.mktemp("flight") / "repository")
-    with TritonServer(folder, FREE_PORTS, verify=False) as running:
+def denoising(mini_repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(mini_repository, FREE_PORTS) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def step_by_step(mini_repository: Path) -> Pipeline:
+    """The same ONNX files in this process, one request at a time."""
+    folder = mini_repository / "mini" / "1"
+    served = served_model.read(folder)
+    components = ["text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_decoder"]
+    paths = {name: mini_repository / served.triton_model(name) / "1" / "model.onnx" for name in components}
+    return Pipeline(served, folder, OnnxRunner(paths))
+
+
+def run(pipeline: Pipeline, asked: GenerationRequest) -> list[Event]:
+    return list(pipeline.run(resolve(asked, pipeline.served)))
 
 
 @pytest.fixture
@@ -57,21 +54,22 @@ def flying(denoising: TritonServer) -> Iterator[Client]:
         yield client
 
 
-def test_the_same_bytes_as_step_by_step(flying: Client, grpc_client: Client) -> None:
+def test_the_same_bytes_as_step_by_step(flying: Client, step_by_step: Pipeline) -> None:
     for asked in (
         FOX,
         FOX.model_copy(update={"num_images": 3, "width": 96, "height": 48, "num_inference_steps": 5}),
         FOX.model_copy(update={"guidance_scale": 1.0, "num_inference_steps": 4}),
         FOX.model_copy(update={"sampler": "heun", "num_inference_steps": 4}),
     ):
-        ours, theirs = flying.generate(asked), grpc_client.generate(asked)
+        ours, theirs = flying.generate(asked), run(step_by_step, asked)[-1]
+        assert isinstance(theirs, Generation)
         assert [image.png for image in ours.images] == [image.png for image in theirs.images]
 
 
-def test_every_step_and_preview_is_told(flying: Client, grpc_client: Client) -> None:
+def test_every_step_and_preview_is_told(flying: Client, step_by_step: Pipeline) -> None:
     asked = FOX.model_copy(update={"num_inference_steps": 6, "preview_every": 2, "num_images": 2})
     *steps, last = flying.stream(asked)
-    *expected, _ = grpc_client.stream(asked)
+    *expected, _ = run(step_by_step, asked)
     assert [step.step for step in steps if isinstance(step, Progress)] == [1, 2, 3, 4, 5, 6]
     for ours, theirs in zip(steps, expected, strict=True):
         assert isinstance(ours, Progress)

@@ -111,7 +111,7 @@ def test_triton(mini_repository: Path, tmp_path: Path) -> None:
             assert client.generate(FOX).images
         assert pod.process is not None
         stubs = psutil.Process(pod.process.pid).children(recursive=True)
-        next(stub for stub in stubs if "mini_transformer" in " ".join(stub.cmdline())).kill()
+        next(stub for stub in stubs if "mini_denoiser" in " ".join(stub.cmdline())).kill()
         assert not pod.probe("livenessProbe")
         assert pod.probe("readinessProbe")
 

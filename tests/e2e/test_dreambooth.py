@@ -274,7 +274,7 @@ def test_a_swap_that_is_killed_can_be_done_again(
     before = png(live, FOX)
     process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 60
-    while not list(repository.glob("mini-v60_transformer")) and time.monotonic() < deadline:
+    while not list(repository.glob("mini-v60_denoiser")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.kill()
     process.wait()

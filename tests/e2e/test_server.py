@@ -92,9 +92,9 @@ def test_a_changed_file_is_refused(mini_repository: Path, tmp_path: Path) -> Non
 def test_a_broken_model_is_named_and_nothing_stays_running(mini_repository: Path, tmp_path: Path) -> None:
     copy = tmp_path / "repository"
     shutil.copytree(mini_repository, copy)
-    (copy / "mini_transformer" / "1" / "model.onnx").write_bytes(b"not a model")
+    (copy / "mini_denoiser" / "1" / "model.onnx").write_bytes(b"not a model")
     before = {process.pid for process in psutil.process_iter()}
-    with pytest.raises(errors.EngineUnavailable, match="mini_transformer"):
+    with pytest.raises(errors.EngineUnavailable, match="mini_denoiser"):
         TritonServer(copy, FREE_PORTS, verify=False).start()
     survivors = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "triton" in (p.info["name"] or "")]
     assert not survivors
@@ -115,7 +115,7 @@ def test_strangers_cannot_administer(server: TritonServer, path: str) -> None:
     assert httpx.request(method, f"http://{server.http_url}/v2/{path}").status_code == 403
 
 
-@pytest.mark.parametrize("victim", ["mini", "mini_transformer"])
+@pytest.mark.parametrize("victim", ["mini", "mini_denoiser"])
 def test_a_killed_backend_process_is_an_error_and_is_repaired(mini_repository: Path, victim: str) -> None:
     outcome: list[BaseException | None] = []
 

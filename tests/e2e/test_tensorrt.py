@@ -8,12 +8,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from aquatint_export import EngineOptions, export_checkpoint, parity, repositories
-from aquatint_export import checkpoint as checkpoints
-from aquatint_export.components import components
+from aquatint_export import Dtype, ExportOptions, Target, TensorRTOptions, export_checkpoint, parity, repositories
+from aquatint_export.components import Component
+from aquatint_export.engines.tensorrt import open_builder, profile
+from aquatint_export.families.sd3 import checkpoint as checkpoints
 from aquatint_export.parity import COMPONENT_BOUND
 from aquatint_export.serving_gate import TritonRunner
-from aquatint_export.tensorrt_build import open_builder, profile
 from aquatint_export.triton_config import component_config, parse_config
 
 from aquatint.contract.errors import EngineUnavailable, InvalidConfiguration, ModelRejected
@@ -28,6 +28,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 COMPONENTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae_decoder")
 
 
+def components(checkpoint: Path) -> list[Component]:
+    return checkpoints.load(checkpoint, str(checkpoint)).components()
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_every_component_of_the_mini_checkpoint_builds(
     mini_checkpoint: Path, mini_repository: Path, tmp_path: Path, name: str
@@ -37,9 +41,9 @@ def test_every_component_of_the_mini_checkpoint_builds(
     Reading them back from the plan needs a CUDA driver, so they are those of the network it was built from.
     """
     served = served_model.read(mini_repository / "mini" / "1")
-    (part,) = [part for part in components(checkpoints.load(str(mini_checkpoint))) if part.name == name]
-    source = mini_repository / f"mini_{name}" / "1" / "model.onnx"
-    options = EngineOptions(weight_streaming=True, workspace_bytes=1 << 30, timing_cache=tmp_path / "cache")
+    (part,) = [part for part in components(mini_checkpoint) if part.name == name]
+    source = mini_repository / served.triton_model(name) / "1" / "model.onnx"
+    options = TensorRTOptions(weight_streaming=True, workspace_bytes=1 << 30, timing_cache=tmp_path / "cache")
     builder, why = open_builder(options)
     assert why.startswith("tensorrt_rtx 1.")
     stages: list[str] = []
@@ -64,12 +68,12 @@ def test_every_component_of_the_mini_checkpoint_builds(
 
 def test_unbuildable_engines_say_why(mini_repository: Path, tmp_path: Path, mini_checkpoint: Path) -> None:
     served = served_model.read(mini_repository / "mini" / "1")
-    part = components(checkpoints.load(str(mini_checkpoint)))[0]
+    part = components(mini_checkpoint)[0]
     source = mini_repository / "mini_text_encoder" / "1" / "model.onnx"
     cases = {
-        "builds for .*SM89.*, not for SM90": (source, EngineOptions(compute_capabilities=("SM90",))),
-        "FP32 GEMM is not supported": (source, EngineOptions(compute_capabilities=("SM75",))),
-        "cannot read": (mini_repository / "manifest.json", EngineOptions()),
+        "builds for .*SM89.*, not for SM90": (source, TensorRTOptions(compute_capabilities=("SM90",))),
+        "FP32 GEMM is not supported": (source, TensorRTOptions(compute_capabilities=("SM75",))),
+        "cannot read": (mini_repository / "manifest.json", TensorRTOptions()),
     }
     for reason, (file, options) in cases.items():
         builder, _ = open_builder(options)
@@ -78,19 +82,31 @@ def test_unbuildable_engines_say_why(mini_repository: Path, tmp_path: Path, mini
     assert not (tmp_path / "engine").exists()
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_a_repository_of_engines(make_checkpoint: MakeCheckpoint, tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", Dtype)
+def test_a_repository_of_engines(make_checkpoint: MakeCheckpoint, tmp_path: Path, dtype: Dtype) -> None:
     source, out = make_checkpoint(), tmp_path / "repository"
-    options = EngineOptions(compute_capabilities=("SM89",))
-    written = export_checkpoint(str(source), out, "tiny", dtype=dtype, max_batch_size=8, engine_options=options)
+    written = export_checkpoint(
+        str(source),
+        out,
+        ExportOptions(
+            name="tiny",
+            engine="tensorrt",
+            dtype=dtype,
+            max_batch_size=8,
+            tensorrt=TensorRTOptions(compute_capabilities=("SM89",)),
+        ),
+    )
     assert written.engine == "tensorrt"
     assert manifest.verify(out) == written
     assert written.components["transformer"]["engine"]["compute_capabilities"] == ["sm89"]
     assert not list(out.rglob("model.onnx*"))
-    for name in COMPONENTS:
+    for name in {*COMPONENTS} - {"transformer"}:
         config = parse_config((out / f"tiny_{name}" / "config.pbtxt").read_text())
         assert config.backend == "tensorrt"
         assert engine_record.read(out / f"tiny_{name}" / "1").max_rows == config.max_batch_size
+    config = parse_config((out / "tiny_denoiser" / "config.pbtxt").read_text())
+    assert (config.backend, config.parameters["engine"].string_value) == ("denoiser", "tensorrt")
+    assert engine_record.read(out / "tiny_denoiser" / "1").max_rows == 8
     with pytest.raises(EngineUnavailable, match="no GPUs are available"), TritonServer(out, FREE_PORTS):
         pass
     # Asked to run on a CPU all the same, our backend refuses before it loads anything.
@@ -104,22 +120,25 @@ def test_a_repository_of_engines(make_checkpoint: MakeCheckpoint, tmp_path: Path
 
 
 def test_engines_for_ngc(mini_checkpoint: Path, tmp_path: Path) -> None:
-    part = components(checkpoints.load(str(mini_checkpoint)))[0]
-    config = parse_config(component_config(part, "mini_text_encoder", 8, "ngc", "tensorrt"))
+    part = components(mini_checkpoint)[0]
+    config = parse_config(
+        component_config(part, "mini_text_encoder", max_batch_size=8, target=Target.NGC, engine="tensorrt")
+    )
     assert (config.platform, config.default_model_filename) == ("tensorrt_plan", "model.plan")
     with pytest.raises(InvalidConfiguration, match="cannot load engines of tensorrt_rtx"):
-        export_checkpoint(str(mini_checkpoint), tmp_path / "out", target="ngc", engine_options=EngineOptions())
+        export_checkpoint(str(mini_checkpoint), tmp_path / "out", ExportOptions(engine="tensorrt", target=Target.NGC))
     assert not (tmp_path / "out").exists()
 
 
 def test_the_gate_through_a_server(server: TritonServer, mini_checkpoint: Path) -> None:
     """What engines pass through on a GPU, here over the onnx backend: components called in a real Triton."""
-    parts = components(checkpoints.load(str(mini_checkpoint)))
+    # The denoiser runs the transformer, which is no model of its own.
+    parts = [part for part in components(mini_checkpoint) if part.name != "transformer"]
     with contextlib.closing(TritonRunner(server.grpc_url, "mini", parts)) as runner:
         report = parity.new_report("fp32")
         for part in parts:
             parity.check_component(report, part, parity.reference_outputs(part, seed=1), runner)
-    assert parity.conclude(report).components.keys() == set(COMPONENTS)
+    assert parity.conclude(report).components.keys() == {*COMPONENTS} - {"transformer"}
     assert max(report.components.values()) < COMPONENT_BOUND["fp32"]
 
 
@@ -128,18 +147,24 @@ def test_auto_says_what_it_takes_and_why(
 ) -> None:
     """TensorRT, then ONNX, then diffusers: what cannot be used here is named with its reason."""
     source = make_checkpoint()
-    chosen = {engine: (out, why) for engine, out, why in repositories(str(source), "x", tmp_path, "auto", print)}
+    chosen = {
+        engine: (out, why)
+        for engine, out, why in repositories(str(source), "x", tmp_path, engine="auto", progress=print)
+    }
     assert list(chosen) == ["tensorrt", "onnx", "diffusers"]
     assert chosen["tensorrt"] == (None, "there is no NVIDIA GPU to run TensorRT engines")
     assert chosen["onnx"][0] is not None
     assert manifest.read(chosen["onnx"][0]).engine == "onnx"
     # A second time nothing is exported.
     written = (chosen["onnx"][0] / "manifest.json").stat().st_mtime_ns
-    again = list(repositories(str(source), "x", tmp_path, "onnx", print))
+    again = list(repositories(str(source), "x", tmp_path, engine="onnx", progress=print))
     assert again[0][1] == chosen["onnx"][0]
     assert (chosen["onnx"][0] / "manifest.json").stat().st_mtime_ns == written
     other = make_unet_checkpoint("sdxl")
-    chosen = {engine: (out, why) for engine, out, why in repositories(str(other), "y", tmp_path, "auto", print)}
+    chosen = {
+        engine: (out, why)
+        for engine, out, why in repositories(str(other), "y", tmp_path, engine="auto", progress=print)
+    }
     assert chosen["onnx"][0] is None
     assert "only StableDiffusion3Pipeline checkpoints can be exported" in chosen["onnx"][1]
     assert chosen["diffusers"][0] is not None

@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
-from aquatint_export import checkpoint as checkpoints
-from aquatint_export.parity import draw_with_diffusers, psnr
+from aquatint_export.families.sd3 import checkpoint as checkpoints
+from aquatint_export.parity import psnr
 from aquatint_export.runner import OnnxRunner
 from diffusers import FlowMatchHeunDiscreteScheduler
 from PIL import Image
@@ -52,7 +52,7 @@ def test_an_image_over_each_protocol(client: Client) -> None:
 def test_models_describe_themselves(server: TritonServer, client: Client) -> None:
     (info,) = client.models()
     assert (info.name, info.default_width, info.max_size) == ("mini", 64, 128)
-    component = {"url": server.grpc_url, "protocol": "grpc", "models": ["mini_transformer"]}
+    component = {"url": server.grpc_url, "protocol": "grpc", "models": ["mini_denoiser"]}
     with connect(**component) as other, pytest.raises(errors.ModelNotFound, match="no text-to-image model"):
         other.models()
     with connect(url=server.http_url, protocol="http", model="nothing") as other, pytest.raises(errors.ModelNotFound):
@@ -68,23 +68,23 @@ def test_same_seed_same_bytes_on_every_path(server: TritonServer, client: Client
 
 
 def test_equals_diffusers(grpc_client: Client, mini_checkpoint: Path, mini_repository: Path) -> None:
-    checkpoint = checkpoints.load(str(mini_checkpoint))
+    checkpoint = checkpoints.load(mini_checkpoint, str(mini_checkpoint))
     folder = mini_repository / "mini" / "1"
     pipeline = Pipeline(served_model.read(folder), folder, OnnxRunner({}))
     for asked in (FOX, GenerationRequest(prompt="a car, noto style", seed=2**40 + 1, negative_prompt="red")):
         ours = pixels(grpc_client.generate(asked).images[0].png)
-        theirs = draw_with_diffusers(checkpoint, pipeline, request.resolve(asked, pipeline.served))
+        theirs = checkpoint.generate(request.resolve(asked, pipeline.served), pipeline)
         assert psnr(ours, theirs) >= 50.0
 
 
 def test_another_sampler_equals_diffusers(grpc_client: Client, mini_checkpoint: Path, mini_repository: Path) -> None:
-    checkpoint = checkpoints.load(str(mini_checkpoint))
+    checkpoint = checkpoints.load(mini_checkpoint, str(mini_checkpoint))
     scheduler = FlowMatchHeunDiscreteScheduler.from_config(checkpoint.pipeline.scheduler.config)
     checkpoint.pipeline.register_modules(scheduler=scheduler)
     folder = mini_repository / "mini" / "1"
     pipeline = Pipeline(served_model.read(folder), folder, OnnxRunner({}))
     asked = FOX.model_copy(update={"num_inference_steps": 6})
-    theirs = draw_with_diffusers(checkpoint, pipeline, request.resolve(asked, pipeline.served))
+    theirs = checkpoint.generate(request.resolve(asked, pipeline.served), pipeline)
     *steps, last = grpc_client.stream(asked, sampler="heun")
     assert isinstance(last, Generation)
     assert psnr(last.images[0].pixels, theirs) >= 50.0
@@ -187,7 +187,7 @@ def test_company_does_not_change_the_image(server: TritonServer, grpc_client: Cl
 def test_steps_of_different_requests_share_a_batch(server: TritonServer, metrics: Metrics) -> None:
     def counts() -> tuple[float, float]:
         names = ("aquatint_engine_rows_total", "aquatint_engine_batches_total")
-        return metrics(names[0], model="mini_transformer"), metrics(names[1], model="mini_transformer")
+        return metrics(names[0], model="mini_denoiser"), metrics(names[1], model="mini_denoiser")
 
     def generate(seed: int) -> None:
         with connect(url=server.grpc_url, protocol="grpc") as client:

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from aquatint_export import onnx_export, parity, streaming
-from aquatint_export.components import Component, Port, _Clip, wrap
+from aquatint_export import onnx_export, parity
+from aquatint_export.components import Component, TensorSpec
+from aquatint_export.families.sd3 import streaming
+from aquatint_export.families.sd3.modules import Clip, wrap
 from aquatint_export.runner import OnnxRunner
 from diffusers import SD3Transformer2DModel
 from torch import nn
@@ -71,12 +73,12 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 def transformer_component(module: nn.Module) -> Component:
     ports = (
-        Port("hidden_states", torch.float32, LATENT),
-        Port("timestep", torch.float32, ()),
-        Port("encoder_hidden_states", torch.float32, ("sequence", 4096)),
-        Port("pooled_projections", torch.float32, (2048,)),
+        TensorSpec("hidden_states", torch.float32, LATENT),
+        TensorSpec("timestep", torch.float32, ()),
+        TensorSpec("encoder_hidden_states", torch.float32, ("sequence", 4096)),
+        TensorSpec("pooled_projections", torch.float32, (2048,)),
     )
-    return Component("transformer", module, ports, (Port("noise_pred", torch.float32, LATENT),))
+    return Component("transformer", module, ports, (TensorSpec("noise_pred", torch.float32, LATENT),))
 
 
 def random_weights(module: _Model) -> _Model:
@@ -104,18 +106,18 @@ def test_transformers(config: dict[str, Any], tmp_path: Path) -> None:
 def test_clip_g(tmp_path: Path) -> None:
     module = random_weights(CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G, num_hidden_layers=2)))
     outputs = (
-        Port("prompt_embeds", torch.float32, ("sequence", 1280)),
-        Port("pooled_prompt_embeds", torch.float32, (1280,)),
+        TensorSpec("prompt_embeds", torch.float32, ("sequence", 1280)),
+        TensorSpec("pooled_prompt_embeds", torch.float32, (1280,)),
     )
-    inputs = (Port("input_ids", torch.int64, ("sequence",)),)
-    component = Component("text_encoder_2", _Clip(module), inputs, outputs, CLIP_G["vocab_size"], 77)
+    inputs = (TensorSpec("input_ids", torch.int64, ("sequence",)),)
+    component = Component("text_encoder_2", Clip(module), inputs, outputs, CLIP_G["vocab_size"], 77)
     check(component, onnx_export.export(component, tmp_path))
 
 
 def test_t5_xxl(tmp_path: Path) -> None:
     module = random_weights(T5EncoderModel(T5Config(**T5_XXL, num_layers=1)))
-    inputs = (Port("input_ids", torch.int64, ("sequence",)),)
-    outputs = (Port("prompt_embeds", torch.float32, ("sequence", 4096)),)
+    inputs = (TensorSpec("input_ids", torch.int64, ("sequence",)),)
+    outputs = (TensorSpec("prompt_embeds", torch.float32, ("sequence", 4096)),)
     wrapped = wrap("text_encoder_3", module)
     component = Component("text_encoder_3", wrapped, inputs, outputs, T5_XXL["vocab_size"], 256)
     check(component, onnx_export.export(component, tmp_path))
@@ -133,19 +135,19 @@ def write_checkpoint(folder: Path, layers: int) -> SD3Transformer2DModel:
 def test_streamed_weights_are_the_same_model(tmp_path: Path) -> None:
     component = transformer_component(wrap("transformer", write_checkpoint(tmp_path, layers=2)))
     assert len(list((tmp_path / "transformer").glob("*-of-*.safetensors"))) > 1
-    check(component, streaming.export(component, tmp_path, tmp_path / "out", "fp32"))
+    check(component, streaming.export(component, tmp_path, tmp_path / "out", dtype="fp32"))
 
 
 _MEASURE = """
 import resource, sys
 from pathlib import Path
-from aquatint_export import large, streaming
-from aquatint_export.components import wrap
+from aquatint_export.families.sd3 import large, streaming
+from aquatint_export.families.sd3.modules import wrap
 from tests.export.test_full_size import transformer_component
 folder = Path(sys.argv[1])
 component = transformer_component(wrap("transformer", large.described(folder, "transformer")))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-streaming.export(component, folder, folder / "out", "fp32")
+streaming.export(component, folder, folder / "out", dtype="fp32")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
@@ -169,5 +171,5 @@ def test_missing_weights_are_told(tmp_path: Path) -> None:
     assert shards[0].name in listed["weight_map"].values()
     component = transformer_component(nn.Identity())
     with pytest.raises(Exception, match=r"the weight .* is missing"):
-        streaming.export(component, tmp_path, tmp_path / "out", "fp32")
+        streaming.export(component, tmp_path, tmp_path / "out", dtype="fp32")
     assert not (tmp_path / "out").exists()

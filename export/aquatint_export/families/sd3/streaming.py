@@ -17,14 +17,16 @@ from safetensors import safe_open
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aquatint.contract.errors import ModelRejected
-from aquatint_export import large, onnx_export
-from aquatint_export.components import Component, weight_name, wrap
+from aquatint_export import onnx_export
+from aquatint_export.components import Component
+from aquatint_export.families.sd3 import large
+from aquatint_export.families.sd3.modules import weight_name, wrap
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-def export(component: Component, folder: Path, out: Path, dtype: str, skip_layers: Sequence[int] = ()) -> Path:
-    """Write ``out/model.onnx`` and its weights beside it; ``folder`` is the checkpoint's. Returns the path.
+def export(component: Component, folder: Path, out: Path, *, dtype: str, skip_layers: Sequence[int] = ()) -> Path:
+    """Write ``out/model.onnx`` and its weights beside it; ``folder`` is the checkpoint's. Return the path.
 
     Raises ``ModelRejected`` if a weight is missing or of another shape.
     """
@@ -62,7 +64,7 @@ class _Weights:
         return file.name.count(".") == 1
 
     def lazy(self, name: str, value: Any) -> onnx_ir.LazyTensor:
-        """The weight as a tensor that is read and cast when it is written."""
+        """Return the weight as a tensor that is read and cast when it is written."""
         if name not in self._files:
             raise ModelRejected(f"{self._folder.name}: the weight {name} is missing")
         with safe_open(self._files[name], "pt") as opened:

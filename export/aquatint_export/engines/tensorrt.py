@@ -11,43 +11,72 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from aquatint.contract.errors import DependencyMissing, InvalidConfiguration, ModelRejected
+from aquatint.contract.errors import DependencyMissing, EngineUnavailable, InvalidConfiguration, ModelRejected
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.repository.engine_record import FILE_NAME, PLAN_NAME, EngineRecord, ShapeRange, TensorRecord
-from aquatint_export.components import Component, Port
+from aquatint_export import repository
+from aquatint_export.components import Component, TensorSpec
+from aquatint_export.options import Dtype, ExportOptions, Target, TensorRTOptions
+from aquatint_export.stages import ComponentEngine, Description, Exported
 
 _LIBRARIES = ("tensorrt", "tensorrt_rtx")
 # Turing multiplies no FP32 matrices in tensorrt_rtx.
 _ON_REQUEST_ONLY = ("SM75",)
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How engines are built.
+class TensorRTEngine(ComponentEngine):
+    """Puts TensorRT engines in the place of the ONNX files."""
 
-    ``workspace_bytes`` limits scratch memory; ``refit`` lets fine-tuned weights be put in later; ``timing_cache`` is a
-    file that makes later builds faster; ``compute_capabilities`` (``tensorrt_rtx`` only) names the GPUs to build for,
-    like ``SM89``, none meaning all from Ampere on that the library knows.
-    """
+    preference = 0
 
-    refit: bool = False
-    weight_streaming: bool = False
-    workspace_bytes: int | None = None
-    timing_cache: Path | None = None
-    compute_capabilities: tuple[str, ...] = ()
+    def check(self, options: ExportOptions) -> str:
+        """Return which library builds the engines, and why."""
+        builder, why = open_builder(options.tensorrt)
+        if options.target is Target.NGC and builder.library != "tensorrt":
+            raise InvalidConfiguration(
+                "Triton's own TensorRT backend cannot load engines of tensorrt_rtx: export inside NVIDIA's image, or "
+                "with --target embedded"
+            )
+        return f"build engines with {builder.library}: {why}"
+
+    def usual_options(self, name: str) -> tuple[ExportOptions, str]:
+        """Return FP16 for this machine's GPU."""
+        if not torch.cuda.is_available():
+            raise EngineUnavailable("there is no NVIDIA GPU to run TensorRT engines")
+        _, why = open_builder(TensorRTOptions())
+        return ExportOptions(name=name, engine="tensorrt", dtype=Dtype.FP16), why
+
+    def build(self, exported: Exported, progress: Callable[[str], None]) -> Description:
+        """Build an engine from every ONNX file, which it replaces."""
+        builder, _ = open_builder(exported.options.tensorrt)
+        described: Description = {}
+        for traced in exported.traced:
+            component = traced.component
+
+            def told(stage: str, name: str = component.name) -> None:
+                progress(f"{name}: {stage}")
+
+            version = exported.write_model(traced, engine="tensorrt")
+            record = builder.build(traced.path, version, profile(component, exported.served), told)
+            repository.remove_onnx(version)
+            described[component.name] = {"engine": record.model_dump(exclude={"inputs", "outputs", "profile"})}
+        return described
+
+    def unverified_dtype(self, options: ExportOptions) -> str | None:
+        """Return the exported precision where there is a GPU to run the engines."""
+        return options.dtype if torch.cuda.is_available() else None
 
 
 class EngineBuilder:
     """Builds engines with one installed TensorRT library."""
 
-    def __init__(self, library: ModuleType, options: EngineOptions) -> None:
+    def __init__(self, library: ModuleType, options: TensorRTOptions) -> None:
         self._trt: Any = library
         self._options = options
         self._complaints: list[str] = []
@@ -141,8 +170,8 @@ class EngineBuilder:
             self._options.timing_cache.write_bytes(memoryview(cache.serialize()))
 
 
-def open_builder(options: EngineOptions) -> tuple[EngineBuilder, str]:
-    """A builder and why its library was chosen. Raises ``DependencyMissing`` when none is installed."""
+def open_builder(options: TensorRTOptions) -> tuple[EngineBuilder, str]:
+    """Open a builder, and say why its library was chosen. Raises ``DependencyMissing`` when none is installed."""
     for name in _LIBRARIES:
         # PyPI's package of the name ``tensorrt`` can be an empty stub.
         if importlib.util.find_spec(name) is not None and hasattr(library := importlib.import_module(name), "Builder"):
@@ -151,11 +180,11 @@ def open_builder(options: EngineOptions) -> tuple[EngineBuilder, str]:
 
 
 def profile(component: Component, served: ServedModel) -> dict[str, ShapeRange]:
-    """The shapes a component is asked for under the served model's limits; fastest for one guided default picture."""
-    return {port.name: _range(port, component, served) for port in component.inputs}
+    """Find the shapes a component is called with within the limits; fastest for a guided default image."""
+    return {spec.name: _range(spec, component, served) for spec in component.inputs}
 
 
-def _range(port: Port, component: Component, served: ServedModel) -> ShapeRange:
+def _range(spec: TensorSpec, component: Component, served: ServedModel) -> ShapeRange:
     clip = max((encoder.tokens for encoder in served.text_encoders if encoder.kind == "clip"), default=0)
     other = sum(encoder.tokens for encoder in served.text_encoders if encoder.kind != "clip")
     tokens = component.max_tokens or clip + other
@@ -169,7 +198,7 @@ def _range(port: Port, component: Component, served: ServedModel) -> ShapeRange:
     }
     rows = (1, min(2, served.max_batch_size), served.max_batch_size)
     shapes = [
-        [rows[size], *(axes[axis][size] if isinstance(axis, str) else axis for axis in port.shape)] for size in range(3)
+        [rows[size], *(axes[axis][size] if isinstance(axis, str) else axis for axis in spec.shape)] for size in range(3)
     ]
     return ShapeRange(smallest=shapes[0], fastest=shapes[1], largest=shapes[2])
 
@@ -227,3 +256,6 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
 def _this_gpu() -> str:
     major, minor = torch.cuda.get_device_capability()
     return f"sm{major}{minor}"
+
+
+ENGINE = TensorRTEngine()

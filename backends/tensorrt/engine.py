@@ -1,0 +1,79 @@
+"""A TensorRT engine run with the library that built it, ``tensorrt`` or ``tensorrt_rtx``, on one GPU.
+
+``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU or for fewer rows
+than are promised is refused with its reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aquatint.contract.errors import DependencyMissing, EngineUnavailable
+from aquatint.repository import engine_record
+from aquatint.repository.engine_record import EngineRecord
+
+_TORCH = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT64": torch.int64,
+    "INT32": torch.int32,
+}
+
+
+class Engine:
+    """One execution context and its stream."""
+
+    def __init__(self, folder: Path, *, device: int, max_rows: int) -> None:
+        """Check and load the engine in ``folder``.
+
+        Raises ``ModelRejected`` if it cannot be used here, ``DependencyMissing`` without its library,
+        ``EngineUnavailable`` without a GPU or if it does not load.
+        """
+        self.record = engine_record.read(folder)
+        library = _library(self.record, max_rows)
+        self._device = torch.device("cuda", device)
+        self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine((folder / engine_record.PLAN_NAME).read_bytes())
+        if self._engine is None:
+            raise EngineUnavailable("the engine cannot be loaded, see the log")
+        self._context = self._engine.create_execution_context()
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def __call__(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Copy in, enqueue, copy out. Raises ``EngineUnavailable``."""
+        outputs = self.record.outputs
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            tensors = {}
+            for name, array in feed.items():
+                tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+                tensors[name] = tensor.to(_TORCH[self.record.inputs[name].dtype])
+                if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                    raise EngineUnavailable(f"{name}: shape {tuple(tensor.shape)} is outside the engine's profile")
+            for name, output in outputs.items():
+                shape = tuple(self._context.get_tensor_shape(name))
+                tensors[name] = torch.empty(shape, dtype=_TORCH[output.dtype], device=self._device)
+            for name, tensor in tensors.items():
+                self._context.set_tensor_address(name, tensor.data_ptr())
+            if not self._context.execute_async_v3(self._stream.cuda_stream):
+                raise EngineUnavailable("TensorRT did not run the engine")
+            return [tensors[name].float().cpu().numpy() for name in outputs]
+
+
+def _library(record: EngineRecord, max_rows: int) -> Any:
+    """Import the TensorRT library to run an engine with."""
+    if not torch.cuda.is_available():
+        raise EngineUnavailable("TensorRT engines need an NVIDIA GPU and its driver; there is none here")
+    if importlib.util.find_spec(record.library) is None:
+        raise DependencyMissing(f"the engine was built by {record.library}, which is not installed here")
+    library = importlib.import_module(record.library)
+    major, minor = torch.cuda.get_device_capability()
+    engine_record.check_usable(record, record.library, library.__version__, f"sm{major}{minor}", max_rows)
+    return library

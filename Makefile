@@ -76,7 +76,7 @@ repository: set-up ## the mini checkpoint's model repository
 # The tests' own, so that neither `make run` nor `make dreambooth` changes what they find.
 test-repository: $(TEST_REPOSITORY)/manifest.json
 
-$(TEST_REPOSITORY)/manifest.json: $(wildcard $(CHECKPOINT)/*/*.safetensors export/aquatint_export/*.py model_repository/*/config.pbtxt)
+$(TEST_REPOSITORY)/manifest.json: $(wildcard $(CHECKPOINT)/*/*.safetensors $(shell find export -name "*.py") model_repository/*/config.pbtxt)
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(TEST_REPOSITORY)
 
 web: set-up ## build the chat page

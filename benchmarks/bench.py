@@ -174,10 +174,10 @@ def _row(engine: str, load: str, *, clients: int | None, replayed: Replay, used:
 
 def _shares(used: Usage | None) -> tuple[float | None, dict[str, float]]:
     """Compute the rows per batch, and each component's share of the time."""
-    if used is None or not used.transformer_batches:
+    if used is None or not used.denoiser_batches:
         return None, {}
     busy = {name: seconds / used.wall_s for name, seconds in used.busy_s.items()}
-    return used.transformer_rows / used.transformer_batches, busy
+    return used.denoiser_rows / used.denoiser_batches, busy
 
 
 class _Engine:
@@ -257,8 +257,8 @@ def _validate(repository: Path, per_client: int, say: Say) -> tuple[Calibration,
             before = snapshot(servers[0].metrics_url)
             replays = [loads.replay(arrivals, [servers[0].grpc_url], MODEL) for _ in range(max(2, per_client // 2))]
             used = snapshot(servers[0].metrics_url) - before
-            rows.append(used.transformer_rows / used.transformer_batches)
-            step_s.append(used.wall_s / used.transformer_batches)
+            rows.append(used.denoiser_rows / used.denoiser_batches)
+            step_s.append(used.wall_s / used.denoiser_batches)
             most = max(most, sum(len(each.latencies_s) for each in replays) / used.wall_s)
             alone_s = alone_s or min(each.percentile(50) for each in replays)
         calibration = calibrate(rows, step_s, alone_s=alone_s, steps=28)

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 
-COMPONENTS = ("transformer", "vae_decoder", "text_encoder_3", "text_encoder_2", "text_encoder")
+COMPONENTS = ("denoiser", "vae_decoder", "text_encoder_3", "text_encoder_2", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,16 @@ class Usage:
 
     wall_s: float
     images: float
-    transformer_rows: float
-    transformer_batches: float
+    denoiser_rows: float
+    denoiser_batches: float
     busy_s: dict[str, float]
 
     def __sub__(self, earlier: Usage) -> Usage:
         return Usage(
             self.wall_s - earlier.wall_s,
             self.images - earlier.images,
-            self.transformer_rows - earlier.transformer_rows,
-            self.transformer_batches - earlier.transformer_batches,
+            self.denoiser_rows - earlier.denoiser_rows,
+            self.denoiser_batches - earlier.denoiser_batches,
             {name: seconds - earlier.busy_s[name] for name, seconds in self.busy_s.items()},
         )
 
@@ -46,8 +46,8 @@ def snapshot(url: str) -> Usage:
     return Usage(
         time.perf_counter(),
         total("aquatint_images_total"),
-        total("aquatint_engine_rows_total", "transformer"),
-        total("aquatint_engine_batches_total", "transformer"),
+        total("aquatint_engine_rows_total", "denoiser"),
+        total("aquatint_engine_batches_total", "denoiser"),
         {name: total("aquatint_engine_busy_seconds_total", name) for name in COMPONENTS},
     )
 

@@ -46,7 +46,7 @@ class Shape:
 class Page:
     """One request's page, made by its caller and opened by the denoiser, which are each its only writer of their part.
 
-    Use as a context manager; the caller's end removes it.
+    Close it at both ends.
     """
 
     def __init__(self, token: str, shape: Shape, *, create: bool) -> None:
@@ -74,22 +74,26 @@ class Page:
 
     @classmethod
     def open(cls, token: str, shape: Shape) -> Page:
-        """Open the page that a caller made. Raises ``ValueError`` where there is none of that name and size."""
+        """Open the page that a caller made, once. Raises ``ValueError`` where there is none of that name and size.
+
+        Its name goes at once, so that nothing is left behind when a process is killed.
+        """
         if not _TOKEN.fullmatch(token):
             raise ValueError("this is no token of a page")
         try:
-            return cls(token, shape, create=False)
+            page = cls(token, shape, create=False)
         except OSError as error:
             raise ValueError("there is no such page") from error
+        page._remove()
+        return page
 
     def close(self) -> None:
-        """Let go of the memory; its maker removes it."""
+        """Let go of the memory, which goes with the last of both."""
         # The views first: memory that is looked at cannot be closed.
         del self._header, self._previews
         self._memory.close()
         if self._created:
-            with contextlib.suppress(FileNotFoundError):
-                self._path.unlink()
+            self._remove()
 
     def cancel(self) -> None:
         """Ask the denoiser to let the request go at its next step."""
@@ -117,6 +121,10 @@ class Page:
         if not every or evaluated % every:
             return None
         return np.array(self._previews[evaluated // every - 1])
+
+    def _remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
 
 
 def _folder() -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from aquatint.cli import extras
@@ -30,8 +29,7 @@ def export(
     engine: Annotated[
         str,
         typer.Option(
-            click_type=click.Choice(engines.names()),
-            help="tensorrt: built from ONNX; torch: compiled transformer; diffusers: as it is.",
+            help=f"{', '.join(engines.names())}; tensorrt: built from ONNX; torch: the transformer; diffusers: all."
         ),
     ] = "onnx",
     low_memory: Annotated[

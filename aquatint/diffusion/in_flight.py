@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, Cancelled, DeadlineExceeded, EngineUnavailable
-from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.rows import Tensors, call_in_parts, join
 from aquatint.diffusion.slot import Slot
 
 # A request that others were preferred to for so many calls is next, whatever the policy says.
@@ -149,7 +149,8 @@ class InFlight:
         """Call the engine once for those that the policy prefers; returns whether there was anything to do."""
         with self._changed:
             leaving = [(flight, why) for flight in self._flights if (why := self._reason_to_leave(flight))]
-            self._flights = [flight for flight in self._flights if flight not in {each for each, _ in leaving}]
+            gone = {flight for flight, _ in leaving}
+            self._flights = [flight for flight in self._flights if flight not in gone]
             chosen = self._choose()
         for flight, why in leaving:
             flight.listener.failed(why)
@@ -189,7 +190,8 @@ class InFlight:
                 chosen.append(flight)
                 rows += flight.slot.rows
         # In order of arrival, so that the batch of the call before can be used again.
-        return sorted(chosen, key=lambda flight: flight.joined)
+        members = set(chosen)
+        return [flight for flight in self._flights if flight in members]
 
     def _is_starving(self, flight: Flight) -> bool:
         return self._calls - flight.last_stepped >= _PATIENCE
@@ -198,11 +200,11 @@ class InFlight:
         batch = self._join_conditioning(chosen)
         parts = [flight.slot.inputs(each) for flight, each in zip(chosen, batch.conditioning)]
         inputs = {
-            name: batch.joined[name] if name in batch.joined else _joined([part[name] for part in parts])
+            name: batch.joined[name] if name in batch.joined else join([part[name] for part in parts])
             for name in parts[0]
         }
         started = self._clock()
-        velocity = self._call(inputs)
+        velocity = call_in_parts(self._engine, inputs, self._max_rows)
         self._note_call(self._clock() - started)
         return np.split(velocity, np.cumsum([flight.slot.rows for flight in chosen])[:-1])
 
@@ -210,18 +212,9 @@ class InFlight:
         members = tuple((flight, flight.slot.rows) for flight in chosen)
         if self._batch is None or self._batch.members != members:
             conditioning = [flight.slot.conditioning() for flight in chosen]
-            joined = {name: _joined([each[name] for each in conditioning]) for name in conditioning[0]}
+            joined = {name: join([each[name] for each in conditioning]) for name in conditioning[0]}
             self._batch = _Batch(members, conditioning, joined)
         return self._batch
-
-    def _call(self, inputs: Tensors) -> NDArray[np.float32]:
-        """Call the engine; a single request of more rows than a call may have is taken apart."""
-        rows = len(next(iter(inputs.values())))
-        if rows <= self._max_rows:
-            return self._engine(inputs)
-        starts = range(0, rows, self._max_rows)
-        pieces = [{name: value[at : at + self._max_rows] for name, value in inputs.items()} for at in starts]
-        return np.concatenate([self._engine(piece) for piece in pieces])
 
     def _note_call(self, seconds: float) -> None:
         known = seconds if self._call_s is None else self._call_s
@@ -242,7 +235,3 @@ class InFlight:
         with self._changed:
             self._flights.remove(flight)
         self._batch = None
-
-
-def _joined(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -22,9 +22,9 @@ from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import families, samplers
-from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.preview import preview
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer
+from aquatint.diffusion.rows import Tensors, call_in_parts
 from aquatint.diffusion.samplers import Sampler
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
@@ -93,7 +93,6 @@ class Pipeline:
         self.family = families.registry()[served.family]
         self.scheduler = FlowMatchConfig.from_diffusers(served.scheduler)
         self.cache = EncodingCache(cache_bytes)
-        self._samplers = samplers.available(served.scheduler)
         self._tokenize = PromptTokenizer(folder, served.text_encoders)
         self._run = runner
         self._preview_factors = np.array(served.preview_factors)
@@ -133,7 +132,7 @@ class Pipeline:
     @property
     def info(self) -> ModelInfo:
         """What callers may know about the model."""
-        return self.served.info().model_copy(update={"samplers": self._samplers})
+        return self.served.info()
 
     @property
     def cache_counts(self) -> tuple[int, int]:
@@ -161,8 +160,13 @@ class Pipeline:
 
     def sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
         """Make the sampler that the request asks for."""
-        kind = samplers.registry()[request.sampler or samplers.DEFAULT]
-        return kind(self.scheduler, request.num_inference_steps, self.family.image_seq_len(self.served, latents))
+        image_seq_len = self.family.image_seq_len(self.served, latents)
+        return samplers.make(
+            request.sampler,
+            self.scheduler,
+            num_inference_steps=request.num_inference_steps,
+            image_seq_len=image_seq_len,
+        )
 
     def _slot(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
         return Slot(
@@ -208,10 +212,4 @@ class Pipeline:
         return self.family.assemble(self.served, outputs, dropped)
 
     def _run_in_batches(self, component: str, inputs: Tensors, output: str) -> NDArray[np.float32]:
-        rows = len(next(iter(inputs.values())))
-        size = self.served.max_batch_size
-        parts = [
-            self._run(component, {name: value[start : start + size] for name, value in inputs.items()})[output]
-            for start in range(0, rows, size)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return call_in_parts(lambda part: self._run(component, part)[output], inputs, self.served.max_batch_size)

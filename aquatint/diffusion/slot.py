@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aquatint.diffusion.families import Family, Tensors
+from aquatint.diffusion.families import Family
 from aquatint.diffusion.guidance import guide
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers import Sampler
 from aquatint.diffusion.served_model import SkipLayerGuidance
 

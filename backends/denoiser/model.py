@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, InvalidRequest
 from aquatint.diffusion import families, samplers, served_model
-from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.in_flight import POLICIES, Engine, Flight, InFlight
-from aquatint.diffusion.samplers import Sampler
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.slot import Slot
 
@@ -108,7 +107,12 @@ class TritonPythonModel:
     def _flight(self, request: Any, caller: _Caller) -> Flight:
         latents, *conditioning = (_input(request, name) for name in (messages.LATENTS, *_CONDITIONING))
         wanted = _parameters(request)
-        sampler = self._sampler(wanted, latents)
+        sampler = samplers.make(
+            wanted.sampler,
+            self._schedule,
+            num_inference_steps=wanted.num_inference_steps,
+            image_seq_len=self._family.image_seq_len(self._served, latents),
+        )
         slot = Slot(
             family=self._family,
             latents=latents,
@@ -125,12 +129,6 @@ class TritonPythonModel:
         shape = Shape(latents=latents.shape, evaluations=slot.evaluations, preview_every=wanted.preview_every)
         caller.page = Page.open(wanted.page, shape)
         return Flight(slot, caller, wanted.priority, time.monotonic() + wanted.timeout_s)
-
-    def _sampler(self, wanted: DenoiseParameters, latents: NDArray[np.float32]) -> Sampler:
-        kind = samplers.registry().get(wanted.sampler or samplers.DEFAULT)
-        if kind is None:
-            raise InvalidRequest(f"sampler: there is no {wanted.sampler!r}")
-        return kind(self._schedule, wanted.num_inference_steps, self._family.image_seq_len(self._served, latents))
 
     def _step(self) -> None:
         while not self._stopping.is_set():

@@ -8,14 +8,18 @@ One session run serves the whole batch of requests; the rows are split back afte
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 from aquatint_backends.batching import BatchedBackend
+from aquatint_backends.cpus import usable_cpus
+from aquatint_backends.onnx_providers import choose_providers
 from numpy.typing import NDArray
+
+from aquatint.contract import errors
+from aquatint.contract.errors import InvalidConfiguration
 
 _DATA_TYPES = {
     "tensor(float)": "TYPE_FP32",
@@ -29,8 +33,6 @@ _DATA_TYPES = {
 }
 _DEFAULT_FILE = "model.onnx"
 _DEFAULT_MAX_BATCH_SIZE = 32
-# A container's CPU limit (cgroup v2): microseconds of each period, or "max".
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class TritonPythonModel(BatchedBackend):
@@ -62,8 +64,13 @@ class TritonPythonModel(BatchedBackend):
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         file = _model_file(Path(args["model_repository"]) / args["model_version"], config)
-        providers = _providers(parameters, args["model_instance_kind"], int(args["model_instance_device_id"]))
-        self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", _cpus())))
+        try:
+            providers = choose_providers(
+                parameters, kind=args["model_instance_kind"], device=int(args["model_instance_device_id"])
+            )
+        except InvalidConfiguration as error:
+            raise pb_utils.TritonModelException(errors.to_wire(error)) from None
+        self._session = _session(file, providers, int(parameters.get("intra_op_num_threads", usable_cpus())))
         self.inputs = [port.name for port in self._session.get_inputs()]
         self.scalars = {port.name for port in self._session.get_inputs() if len(port.shape) == 1}
         self.outputs = [port.name for port in self._session.get_outputs()]
@@ -86,29 +93,10 @@ def _model_file(folder: Path, config: dict[str, Any]) -> Path:
     return file
 
 
-def _providers(parameters: dict[str, str], kind: str, device: int) -> list[Any]:
-    default = "CUDAExecutionProvider,CPUExecutionProvider" if kind == "GPU" else "CPUExecutionProvider"
-    names = [name.strip() for name in parameters.get("execution_providers", default).split(",")]
-    # onnxruntime only warns about a missing provider, then runs on the CPU.
-    if missing := set(names) - set(onnxruntime.get_available_providers()):
-        raise pb_utils.TritonModelException(f"this onnxruntime has no {', '.join(sorted(missing))}")
-    return [(name, {"device_id": device}) if name == "CUDAExecutionProvider" else name for name in names]
-
-
 def _session(file: Path, providers: list[Any], threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(str(file), options, providers=providers)
-
-
-def _cpus() -> int:
-    """Count the CPUs that this process may use: by default onnxruntime counts and pins those of the whole machine."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = _CGROUP_CPU_MAX.read_text().split()
-    except (OSError, ValueError):
-        return allowed
-    return allowed if quota == "max" else min(allowed, max(1, -(-int(quota) // int(period))))
 
 
 def _describe(port: Any, *, batched: bool) -> dict[str, Any]:

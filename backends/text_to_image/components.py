@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -23,8 +22,8 @@ from aquatint.contract.errors import AquatintError, EngineUnavailable
 from aquatint.contract.generation import Event, Progress
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import served_model
-from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.pipeline import Pipeline
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.settings import TextToImageSettings
 
@@ -44,29 +43,28 @@ class BlsRunner:
 
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         """Run ``component`` on a batch. Raises ``EngineUnavailable`` or ``OutOfMemory``."""
-        call = pb_utils.InferenceRequest(
-            model_name=self._served.triton_model(component),
-            requested_output_names=self._outputs[component],
-            inputs=[_tensor(name, value) for name, value in inputs.items()],
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        )
-        response = call.exec()
-        if response.has_error():
-            raise self._engine_error(component, response.error().message())
-        # Copied, because the tensor's memory is freed with the response.
-        return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
-
-    def _engine_error(self, component: str, message: str) -> AquatintError:
-        found = errors.from_wire(message) or errors.internal(RuntimeError(message))
-        if isinstance(found, errors.OutOfMemory):
-            return found
-        pb_utils.Logger.log_error(f"{self._served.triton_model(component)}: {message}")
-        return EngineUnavailable(f"the {component} failed or is not ready")
+        try:
+            return _call_model(self._served.triton_model(component), inputs, self._outputs[component])
+        except errors.OutOfMemory:
+            raise
+        except AquatintError as error:
+            raise EngineUnavailable(f"the {component} failed or is not ready") from error
 
 
-def _tensor(name: str, value: np.ndarray[Any, Any]) -> Any:
-    # Triton has no empty dims: one value per row crosses it as (rows, 1).
-    return pb_utils.Tensor(name, np.ascontiguousarray(value.reshape(len(value), -1) if value.ndim == 1 else value))
+def _call_model(model: str, inputs: Tensors, outputs: list[str]) -> Tensors:
+    """Call another Triton model. Raises the ``AquatintError`` it answers with; any other failure is logged."""
+    response = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=outputs,
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in inputs.items()],
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+    ).exec()
+    if response.has_error():
+        message = response.error().message()
+        pb_utils.Logger.log_error(f"{model}: {message}")
+        raise errors.from_wire(message) or errors.internal(RuntimeError(message))
+    # Copied, because the tensor's memory is freed with the response.
+    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
 
 
 class InFlightPipeline(Pipeline):
@@ -115,20 +113,11 @@ class InFlightPipeline(Pipeline):
             priority=0,
             page=page,
         )
-        response = pb_utils.InferenceRequest(
-            model_name=self.served.triton_model("transformer"),
-            requested_output_names=[LATENTS],
-            inputs=[
-                *(pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in tensors.items()),
-                pb_utils.Tensor(PARAMETERS, parameters.to_tensor()),
-            ],
-            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
-        ).exec()
-        if response.has_error():
-            message = response.error().message()
-            raise errors.from_wire(message) or EngineUnavailable("the denoiser failed or is not ready")
-        # Copied, because the tensor's memory goes with the response.
-        return np.array(response.output_tensors()[0].as_numpy())
+        try:
+            inputs = {**tensors, PARAMETERS: parameters.to_tensor()}
+            return _call_model(self.served.triton_model("transformer"), inputs, [LATENTS])[LATENTS]
+        except errors.Internal as error:
+            raise EngineUnavailable("the denoiser failed or is not ready") from error
 
 
 class ComponentsModel(TextToImageModel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.rows import Tensors
 
 
 class OnnxRunner:

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from aquatint.client import connect
 from aquatint.contract.errors import EngineUnavailable
-from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.server import TritonServer
 from aquatint.settings import ServerSettings

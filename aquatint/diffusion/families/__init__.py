@@ -6,19 +6,17 @@ A family only arranges arrays; the pipeline runs the components.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion import plugins
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.served_model import ServedModel
-
-Tensors = dict[str, NDArray[Any]]
 
 
 class Family(Protocol):
@@ -48,5 +46,4 @@ class Family(Protocol):
 @functools.cache
 def registry() -> dict[str, Family]:
     """Return every family by name."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {module.FAMILY.name: module.FAMILY for module in modules if hasattr(module, "FAMILY")}
+    return {family.name: family for family in plugins.defined_in(__name__, __path__, "FAMILY")}

@@ -6,11 +6,11 @@ They use only operators for arithmetic, so latents may be numpy arrays or torch 
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+from aquatint.contract.errors import InvalidRequest
+from aquatint.diffusion import plugins
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig, Schedule
 
 DEFAULT = "euler"
@@ -35,9 +35,16 @@ class Sampler(Protocol):
 @functools.cache
 def registry() -> dict[str, type[Sampler]]:
     """Return every sampler by name, the default first."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    found = {module.SAMPLER.name: module.SAMPLER for module in modules if hasattr(module, "SAMPLER")}
+    found = {sampler.name: sampler for sampler in plugins.defined_in(__name__, __path__, "SAMPLER")}
     return {name: found[name] for name in sorted(found, key=lambda name: (name != DEFAULT, name))}
+
+
+def make(name: str | None, config: FlowMatchConfig, *, num_inference_steps: int, image_seq_len: int) -> Sampler:
+    """Make the sampler of one request, the default for ``None``. Raises ``InvalidRequest`` for an unknown name."""
+    kind = registry().get(name or DEFAULT)
+    if kind is None:
+        raise InvalidRequest(f"sampler: must be one of {', '.join(registry())}, is {name!r}")
+    return kind(config, num_inference_steps, image_seq_len)
 
 
 def available(config: Mapping[str, Any]) -> tuple[str, ...]:

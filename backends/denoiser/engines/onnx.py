@@ -14,10 +14,11 @@ import numpy as np
 import onnxruntime
 from aquatint_backends.cpus import usable_cpus
 from aquatint_backends.denoiser.engines import Place
+from aquatint_backends.onnx_providers import choose_providers
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import InvalidConfiguration, ModelRejected
-from aquatint.diffusion.families import Tensors
+from aquatint.contract.errors import ModelRejected
+from aquatint.diffusion.rows import Tensors
 
 _FILE = "model.onnx"
 _OUTPUT = "noise_pred"
@@ -62,10 +63,6 @@ def open_engine(place: Place) -> OnnxEngine:
     if not file.is_file():
         raise ModelRejected(f"{_FILE} is missing in version {place.version.name}")
     on_gpu = place.kind == "GPU"
-    default = "CUDAExecutionProvider,CPUExecutionProvider" if on_gpu else "CPUExecutionProvider"
-    names = [name.strip() for name in place.parameters.get("execution_providers", default).split(",")]
-    if missing := set(names) - set(onnxruntime.get_available_providers()):
-        raise InvalidConfiguration(f"execution_providers: this onnxruntime has no {', '.join(sorted(missing))}")
-    providers = [(name, {"device_id": place.device}) if name == "CUDAExecutionProvider" else name for name in names]
+    providers = choose_providers(place.parameters, kind=place.kind, device=place.device)
     lanes = int(place.parameters.get("lanes", 1 if on_gpu else usable_cpus()))
     return OnnxEngine(file, providers, lanes)

@@ -9,7 +9,7 @@ from aquatint_backends.denoiser.engines import Place
 from aquatint_backends.tensorrt.engine import Engine
 from numpy.typing import NDArray
 
-from aquatint.diffusion.families import Tensors
+from aquatint.diffusion.rows import Tensors
 
 
 def open_engine(place: Place) -> Callable[[Tensors], NDArray[np.float32]]:

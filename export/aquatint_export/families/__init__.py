@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aquatint.contract.errors import ModelRejected
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion import plugins
 from aquatint.diffusion.pipeline import Pipeline
 from aquatint.diffusion.served_model import ServedModel, TextEncoder
 from aquatint.repository import checkpoint_info, hub
@@ -72,8 +71,7 @@ class Family(Protocol):
 @functools.cache
 def registry() -> dict[str, Family]:
     """Return every family by its pipeline's class."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {module.FAMILY.pipeline_class: module.FAMILY for module in modules if hasattr(module, "FAMILY")}
+    return {family.pipeline_class: family for family in plugins.defined_in(__name__, __path__, "FAMILY")}
 
 
 def load(source: str, options: ExportOptions) -> Checkpoint:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError
 from aquatint.diffusion import families, samplers
-from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.in_flight import POLICIES, Flight, InFlight
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import SkipLayerGuidance
 from aquatint.diffusion.slot import Slot
@@ -339,3 +339,14 @@ def test_conditioning_is_joined_once_while_the_members_stay() -> None:
     for _ in range(3):
         flights.step()
     assert seen[0] is seen[1] is seen[2]
+
+
+def test_the_batch_of_the_call_before_is_used_again() -> None:
+    """Whatever order the policy prefers, those that step together again are joined in the same order."""
+    engine = Engine()
+    flights = InFlight(engine, MAX_ROWS, policy=POLICIES["shortest"])
+    for seed, steps in ((1, 9), (2, 4), (3, 6)):
+        flights.join(Flight(make_slot(seed, steps=steps), Outcome()))
+    for _ in range(3):
+        flights.step()
+    assert [call[0::2] for call in engine.calls] == [[1.0, 2.0, 3.0]] * 3

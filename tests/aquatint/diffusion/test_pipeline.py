@@ -11,10 +11,10 @@ from tokenizers.pre_tokenizers import Whitespace
 from aquatint.contract.errors import Cancelled, EngineUnavailable
 from aquatint.contract.generation import Generation, Progress
 from aquatint.contract.request import parse, resolve
-from aquatint.diffusion.families import Tensors
 from aquatint.diffusion.noise import randn
 from aquatint.diffusion.pipeline import EncodingCache, Pipeline
 from aquatint.diffusion.prompt import Conditioning
+from aquatint.diffusion.rows import Tensors
 from aquatint.testing import FAKE_MODEL
 from tests.previews import assert_shows
 

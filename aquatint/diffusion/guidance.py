@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 
-def guide(
-    unconditional: NDArray[np.float32], conditional: NDArray[np.float32], guidance_scale: float
-) -> NDArray[np.float32]:
-    """Apply classifier-free guidance (Ho and Salimans 2022); any shape."""
+def guide(unconditional: Any, conditional: Any, guidance_scale: float) -> Any:
+    """Apply classifier-free guidance (Ho and Salimans 2022); any shape, on any device."""
     return unconditional + np.float32(guidance_scale) * (conditional - unconditional)

@@ -6,19 +6,21 @@ nothing about Triton, threads of others or what multiplies the matrices.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, Cancelled, DeadlineExceeded, EngineUnavailable
-from aquatint.diffusion.rows import Tensors, call_in_parts, join
-from aquatint.diffusion.slot import Slot
+from aquatint.diffusion.arrays import Arrays
+from aquatint.diffusion.rows import Tensors, call_in_parts
+from aquatint.diffusion.slot import Slot, transformer_inputs
 
 # A request that others were preferred to for so many calls is next, whatever the policy says.
 _PATIENCE = 16
@@ -27,9 +29,13 @@ _SMOOTHING = 0.2
 
 
 class Engine(Protocol):
-    """What multiplies the matrices: one call of the transformer."""
+    """What multiplies the matrices: one call of the transformer. ``arrays`` are the device's it computes on."""
 
-    def __call__(self, inputs: Tensors) -> NDArray[np.float32]:
+    @property
+    def arrays(self) -> Arrays:
+        """Where it takes latents and conditioning from, and leaves the velocity."""
+
+    def __call__(self, inputs: Tensors) -> Any:
         """Predict the velocity of every row, FP32 ``(rows, channels, h, w)``."""
 
 
@@ -91,8 +97,7 @@ class _Batch:
     """Conditioning of flights that step together, joined once for as long as they stay the same."""
 
     members: tuple[tuple[Flight, int], ...]
-    conditioning: list[Tensors]
-    joined: Tensors
+    conditioning: Tensors
 
 
 class InFlight:
@@ -130,6 +135,7 @@ class InFlight:
                 needed_s = flight.slot.evaluations * self._call_s
                 if self._clock() + needed_s > flight.deadline:
                     raise DeadlineExceeded(f"the request needs about {needed_s:.1f} s, more than its deadline leaves")
+            flight.slot.move_to(self._engine.arrays)
             flight.joined = flight.last_stepped = self._calls
             self._flights.append(flight)
             self._changed.notify_all()
@@ -196,40 +202,42 @@ class InFlight:
     def _is_starving(self, flight: Flight) -> bool:
         return self._calls - flight.last_stepped >= _PATIENCE
 
-    def _evaluate(self, chosen: Sequence[Flight]) -> list[NDArray[np.float32]]:
-        batch = self._join_conditioning(chosen)
-        parts = [flight.slot.inputs(each) for flight, each in zip(chosen, batch.conditioning)]
-        inputs = {
-            name: batch.joined[name] if name in batch.joined else join([part[name] for part in parts])
-            for name in parts[0]
-        }
+    def _evaluate(self, chosen: Sequence[Flight]) -> list[Any]:
+        conditioning = self._join_conditioning(chosen)
+        inputs = transformer_inputs([flight.slot for flight in chosen], conditioning, self._engine.arrays)
         started = self._clock()
-        velocity = call_in_parts(self._engine, inputs, self._max_rows)
+        velocity = self._call(inputs)
         self._note_call(self._clock() - started)
-        return np.split(velocity, np.cumsum([flight.slot.rows for flight in chosen])[:-1])
+        ends = itertools.accumulate(flight.slot.rows for flight in chosen)
+        return [velocity[end - flight.slot.rows : end] for flight, end in zip(chosen, ends)]
 
-    def _join_conditioning(self, chosen: Sequence[Flight]) -> _Batch:
+    def _join_conditioning(self, chosen: Sequence[Flight]) -> Tensors:
         members = tuple((flight, flight.slot.rows) for flight in chosen)
         if self._batch is None or self._batch.members != members:
-            conditioning = [flight.slot.conditioning() for flight in chosen]
-            joined = {name: join([each[name] for each in conditioning]) for name in conditioning[0]}
-            self._batch = _Batch(members, conditioning, joined)
-        return self._batch
+            parts = [flight.slot.conditioning() for flight in chosen]
+            join = self._engine.arrays.join
+            self._batch = _Batch(members, {name: join([part[name] for part in parts]) for name in parts[0]})
+        return self._batch.conditioning
+
+    def _call(self, inputs: Tensors) -> Any:
+        """Call the engine; a single request of more rows than a call may have is taken apart."""
+        return call_in_parts(self._engine, inputs, self._max_rows, join=self._engine.arrays.join)
 
     def _note_call(self, seconds: float) -> None:
         known = seconds if self._call_s is None else self._call_s
         self._call_s = known + _SMOOTHING * (seconds - known)
 
-    def _advance(self, flight: Flight, velocity: NDArray[np.float32], rows: int) -> None:
+    def _advance(self, flight: Flight, velocity: Any, rows: int) -> None:
         flight.last_stepped = self._calls
         flight.calls += 1
         flight.shared_rows += rows
-        slot = flight.slot
+        slot, to_host = flight.slot, self._engine.arrays.to_host
         heading_for = slot.advance(velocity)
-        flight.listener.progressed(slot.evaluated, slot.evaluations, heading_for)
+        previewed = None if heading_for is None else to_host(heading_for)
+        flight.listener.progressed(slot.evaluated, slot.evaluations, previewed)
         if slot.is_finished:
             self._end(flight)
-            flight.listener.finished(slot.latents, {"rows": flight.shared_rows / flight.calls})
+            flight.listener.finished(to_host(slot.latents), {"rows": flight.shared_rows / flight.calls})
 
     def _end(self, flight: Flight) -> None:
         with self._changed:

@@ -28,7 +28,7 @@ from aquatint.diffusion.rows import Tensors, call_in_parts
 from aquatint.diffusion.samplers import Sampler
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
-from aquatint.diffusion.slot import Slot
+from aquatint.diffusion.slot import Slot, transformer_inputs
 
 
 class ComponentRunner(Protocol):
@@ -150,13 +150,14 @@ class Pipeline:
         conditioning: Tensors,
         raise_if_cancelled: Callable[[], None],
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Yield ``Progress`` after every evaluation of the transformer; returns the final latents."""
+        """Yield ``Progress`` after every evaluation of the transformer; return the final latents."""
         slot = self._slot(request, latents, conditioning)
         while not slot.is_finished:
             raise_if_cancelled()
             heading_for = slot.advance(self._velocity(slot))
             yield Progress(slot.evaluated, slot.evaluations, self.previews(heading_for))
-        return slot.latents
+        denoised: NDArray[np.float32] = slot.latents
+        return denoised
 
     def sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
         """Make the sampler that the request asks for."""
@@ -181,7 +182,7 @@ class Pipeline:
         )
 
     def _velocity(self, slot: Slot) -> NDArray[np.float32]:
-        return self._run_in_batches("transformer", slot.inputs(slot.conditioning()), "noise_pred")
+        return self._run_in_batches("transformer", transformer_inputs([slot], slot.conditioning()), "noise_pred")
 
     def previews(self, latents: NDArray[np.float32] | None) -> list[Image]:
         """Guess the images from latents on their way; none from ``None``."""
@@ -212,4 +213,7 @@ class Pipeline:
         return self.family.assemble(self.served, outputs, dropped)
 
     def _run_in_batches(self, component: str, inputs: Tensors, output: str) -> NDArray[np.float32]:
-        return call_in_parts(lambda part: self._run(component, part)[output], inputs, self.served.max_batch_size)
+        rows: NDArray[np.float32] = call_in_parts(
+            lambda part: self._run(component, part)[output], inputs, self.served.max_batch_size
+        )
+        return rows

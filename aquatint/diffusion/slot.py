@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aquatint.diffusion import rows
+from aquatint.diffusion.arrays import HOST, Arrays
 from aquatint.diffusion.families import Family
 from aquatint.diffusion.guidance import guide
 from aquatint.diffusion.rows import Tensors
@@ -44,9 +47,12 @@ class Slot:
         num_inference_steps: int,
         preview_every: int = 0,
     ) -> None:
-        self.latents = latents
+        self.family = family
+        self.latents: Any = latents
         self.evaluated = 0
-        self._family = family
+        # Equal for slots whose rows can share one call: the shapes of all their inputs.
+        self.batches_with = (latents.shape[1:], *((name, value.shape[1:]) for name, value in conditioning.items()))
+        self._arrays: Arrays = HOST
         self._conditioning = conditioning
         self._sampler = sampler
         self._scale = guidance_scale
@@ -70,11 +76,6 @@ class Slot:
         return len(self.latents) * self._kinds
 
     @property
-    def batches_with(self) -> tuple[Any, ...]:
-        """Equal for slots whose rows can share one call: the shapes of all their inputs."""
-        return (self.latents.shape[1:], *((name, value.shape[1:]) for name, value in self._conditioning.items()))
-
-    @property
     def _kinds(self) -> int:
         """Rows per image: one, unconditional and conditional, or once more without some layers."""
         if self._scale is None:
@@ -87,24 +88,36 @@ class Slot:
             return False
         return self._skip_layers.applies(self.evaluated, self._steps)
 
+    def move_to(self, arrays: Arrays) -> None:
+        """Keep latents and conditioning on a device from now on."""
+        self._arrays = arrays
+        self.latents = arrays.from_host(self.latents)
+        self._conditioning = {name: arrays.from_host(value) for name, value in self._conditioning.items()}
+
     def conditioning(self) -> Tensors:
         """Arrange the conditioning of the next evaluation's rows; it changes only where ``rows`` does."""
         if not self._skips:
             return self._conditioning
         images = len(self.latents)
-        return {name: np.concatenate([value, value[images:]]) for name, value in self._conditioning.items()}
+        return {name: self._arrays.join([value, value[images:]]) for name, value in self._conditioning.items()}
 
-    def inputs(self, conditioning: Tensors) -> Tensors:
-        """Name the transformer's inputs for the next evaluation, ``rows`` of each."""
-        timestep = self._sampler.schedule.timesteps[self.evaluated]
-        inputs = self._family.transformer_inputs(self.latents, timestep, conditioning)
-        if self._skip_layers is not None:
-            skipped = len(self.latents) if self._skips else 0
-            inputs[SKIP_LAYERS] = (np.arange(self.rows) >= self.rows - skipped).astype(np.float32)
-        return inputs
+    def latents_by_kind(self) -> list[Any]:
+        """List the latents once for every kind of row: with guidance the same are denoised several times."""
+        return [self.latents] * self._kinds
 
-    def advance(self, velocity: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Take the transformer's answer, ``rows`` of it; returns the latents to preview where a preview is due."""
+    def timesteps(self) -> NDArray[np.float32]:
+        """Return the timestep of every row of the next evaluation."""
+        return np.full(self.rows, self._sampler.schedule.timesteps[self.evaluated], np.float32)
+
+    def skip_layers(self) -> NDArray[np.float32] | None:
+        """Return 1 for every row that goes without the layers of skip-layer guidance; ``None`` for models without."""
+        if self._skip_layers is None:
+            return None
+        skipped = len(self.latents) if self._skips else 0
+        return (np.arange(self.rows) >= self.rows - skipped).astype(np.float32)
+
+    def advance(self, velocity: Any) -> Any:
+        """Take the transformer's answer, ``rows`` of it; return the latents to preview if a preview is due."""
         velocity = self._guided(velocity)
         index, sigma = self.evaluated, self._sampler.schedule.sigmas[self.evaluated]
         due = self._preview_every and (index + 1) % self._preview_every == 0
@@ -113,12 +126,24 @@ class Slot:
         self.evaluated += 1
         return heading_for
 
-    def _guided(self, velocity: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _guided(self, velocity: Any) -> Any:
         if self._scale is None:
             return velocity
-        if not self._skips or self._skip_layers is None:
-            unconditional, conditional = np.split(velocity, 2)
-            return guide(unconditional, conditional, self._scale)
-        unconditional, conditional, skipped = np.split(velocity, 3)
+        images = len(self.latents)
+        unconditional, conditional = velocity[:images], velocity[images : 2 * images]
         guided = guide(unconditional, conditional, self._scale)
-        return guided + np.float32(self._skip_layers.scale) * (conditional - skipped)
+        if not self._skips or self._skip_layers is None:
+            return guided
+        return guided + np.float32(self._skip_layers.scale) * (conditional - velocity[2 * images :])
+
+
+def transformer_inputs(slots: Sequence[Slot], conditioning: Tensors, arrays: Arrays = HOST) -> Tensors:
+    """Name the transformer's inputs for the next evaluation of slots that batch together, in their order.
+
+    ``conditioning`` is theirs, joined. Latents and conditioning are arrays of the device, the rest is numpy's.
+    """
+    latents = arrays.join([part for slot in slots for part in slot.latents_by_kind()])
+    timesteps = rows.join([slot.timesteps() for slot in slots])
+    inputs = slots[0].family.transformer_inputs(latents, timesteps, conditioning)
+    skip_layers = [skipped for slot in slots if (skipped := slot.skip_layers()) is not None]
+    return {**inputs, SKIP_LAYERS: rows.join(skip_layers)} if skip_layers else inputs

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, InvalidRequest
 from aquatint.diffusion import families, samplers, served_model
+from aquatint.diffusion.arrays import Arrays
 from aquatint.diffusion.in_flight import POLICIES, Engine, Flight, InFlight
 from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
@@ -188,7 +189,11 @@ class _Counted:
         self._engine = engine
         self._usage = usage
 
-    def __call__(self, inputs: Tensors) -> NDArray[np.float32]:
+    @property
+    def arrays(self) -> Arrays:
+        return self._engine.arrays
+
+    def __call__(self, inputs: Tensors) -> Any:
         started = time.perf_counter()
         velocity = self._engine(inputs)
         self._usage.count(len(velocity), time.perf_counter() - started)

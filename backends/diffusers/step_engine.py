@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from aquatint_backends.diffusers.placement import Dtype, choose_device, choose_dtype
+from aquatint_backends.torch_arrays import TorchArrays
 from diffusers import SD3Transformer2DModel
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from aquatint.contract.errors import DependencyMissing, ModelRejected
+from aquatint.diffusion.rows import Tensors
 
 _log = logging.getLogger("aquatint.diffusers")
 
-_INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections")
+_CONDITIONING = ("encoder_hidden_states", "pooled_projections")
+_INPUTS = ("hidden_states", "timestep", *_CONDITIONING)
 SKIP = "skip_layers"
 # From Ada on GPUs multiply FP8.
 _FP8_CAPABILITY = (8, 9)
@@ -55,10 +57,14 @@ class StepEngine:
     def __init__(self, folder: Path, settings: StepSettings) -> None:
         """Load ``folder``. Raises ``DependencyMissing`` for FP8 without torchao."""
         self._settings = settings
+        # As it came, and padded.
+        self._conditioning: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._called: torch.cuda.Event | None = None
         self.device, why_device = choose_device()
         dtype, why_dtype = choose_dtype(settings.dtype, self.device)
         model = SD3Transformer2DModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
         self._model = model.to(self.device).eval().requires_grad_(False)
+        self.arrays = TorchArrays(self.device)
         self.description = f"{self.device} ({why_device}), {dtype or 'native'} ({why_dtype})"
         if settings.fp8:
             self.description += f", {self._quantize()}"
@@ -66,39 +72,63 @@ class StepEngine:
         _log.info("transformer: %s", self.description)
 
     @torch.inference_mode()
-    def __call__(self, feed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Velocity of every row, FP32. Rows that skip layers go in a call of their own."""
-        rows = {name: torch.from_numpy(np.ascontiguousarray(feed[name])).to(self.device) for name in _INPUTS}
-        skip = (
-            torch.from_numpy(feed[SKIP] > 0.5) if SKIP in feed else torch.zeros(len(rows["timestep"]), dtype=torch.bool)
-        )
-        output = torch.empty_like(rows["hidden_states"], dtype=torch.float32)
-        for chosen, layers in ((~skip, None), (skip, list(self._settings.skip_layers))):
-            if chosen.any():
-                part = {name: tensor[chosen.to(self.device)] for name, tensor in rows.items()}
-                output[chosen.to(self.device)] = self._padded(part, layers)
-        velocity: NDArray[np.float32] = output.cpu().numpy()
-        return velocity
+    def __call__(self, inputs: Tensors) -> torch.Tensor:
+        """Predict the velocity of every row, FP32 on the device. Rows that skip layers go in a call of their own.
+
+        Latents and conditioning may be numpy's or the device's.
+        """
+        rows = {name: torch.as_tensor(inputs[name], device=self.device) for name in _INPUTS}
+        # Compared on the host, where a choice of rows does not have to wait for the device.
+        skips = inputs[SKIP] > 0.5 if SKIP in inputs else np.zeros(len(inputs["timestep"]), bool)
+        if not skips.any():
+            output = self._padded(rows, None)
+        else:
+            output = torch.empty_like(rows["hidden_states"], dtype=torch.float32)
+            for chosen, layers in ((~skips, None), (skips, list(self._settings.skip_layers))):
+                if chosen.any():
+                    index = torch.from_numpy(np.flatnonzero(chosen)).to(self.device)
+                    output[index] = self._padded({name: tensor[index] for name, tensor in rows.items()}, layers)
+        self._keep_pace()
+        return output
+
+    def _keep_pace(self) -> None:
+        """Wait for the call before this one, so that a GPU always has work and is never more than a step behind."""
+        if self.device != "cuda":
+            return
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        event.record()
+        self._called, before = event, self._called
+        if before is not None:
+            before.synchronize()
 
     def _padded(self, rows: dict[str, torch.Tensor], layers: list[int] | None) -> torch.Tensor:
         count = len(rows["timestep"])
         bucket = next((size for size in self._settings.buckets if size >= count), count)
-        # Repeating the last row cannot bring values that a real row would not.
-        padded = {
-            name: torch.cat([tensor, tensor[-1:].expand(bucket - count, *tensor.shape[1:])])
-            for name, tensor in rows.items()
-        }
-        return self._run(self._call, padded, layers)[:count].float()
+        padded = {name: self._pad(name, tensor, bucket) for name, tensor in rows.items()}
+        # A compiled call may write its next answer where this one is.
+        return self._run(self._call, padded, layers)[:count].float().clone()
+
+    def _pad(self, name: str, tensor: torch.Tensor, rows: int) -> torch.Tensor:
+        """Repeat the last row, which cannot bring values that a real row would not; cast to the model's precision.
+
+        Conditioning is large and stays the same for as long as the same requests step together.
+        """
+        kept = self._conditioning.get(name)
+        if kept is not None and kept[0] is tensor and len(kept[1]) == rows:
+            return kept[1]
+        missing = rows - len(tensor)
+        padded = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) if missing else tensor
+        if name != "timestep":
+            padded = padded.to(self._model.dtype)
+        if name in _CONDITIONING:
+            self._conditioning[name] = (tensor, padded)
+        return padded
 
     def _run(self, call: Any, rows: dict[str, torch.Tensor], layers: list[int] | None) -> torch.Tensor:
-        dtype = self._model.dtype
         if self.device == "cuda":
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         output: torch.Tensor = call(
-            hidden_states=rows["hidden_states"].to(dtype),
-            timestep=rows["timestep"],
-            encoder_hidden_states=rows["encoder_hidden_states"].to(dtype),
-            pooled_projections=rows["pooled_projections"].to(dtype),
+            **rows,
             skip_layers=layers,
             return_dict=False,
         )[0]
@@ -132,7 +162,10 @@ class StepEngine:
             "encoder_hidden_states": (2, 77, config.joint_attention_dim),
             "pooled_projections": (2, config.pooled_projection_dim),
         }
-        rows = {name: torch.randn(shape, generator=chance).to(self.device) for name, shape in shapes.items()}
+        rows = {
+            name: torch.randn(shape, generator=chance).to(self.device, self._model.dtype)
+            for name, shape in shapes.items()
+        }
         rows["timestep"] = torch.tensor([900.0, 300.0], device=self.device)
         before = self._run(self._model, rows, None).float()
         quantization.quantize_(self._model, recipe)

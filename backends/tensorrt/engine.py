@@ -1,4 +1,4 @@
-"""A TensorRT engine run with the library that built it, ``tensorrt`` or ``tensorrt_rtx``, on one GPU.
+"""A TensorRT engine, tensors in and out, run with the library that built it: ``tensorrt`` or ``tensorrt_rtx``.
 
 ``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU or for fewer rows
 than are promised is refused with its reason.
@@ -11,9 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from aquatint.contract.errors import DependencyMissing, EngineUnavailable
 from aquatint.repository import engine_record
@@ -39,32 +37,41 @@ class Engine:
         """
         self.record = engine_record.read(folder)
         library = _library(self.record, max_rows)
-        self._device = torch.device("cuda", device)
+        self.device = torch.device("cuda", device)
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine((folder / engine_record.PLAN_NAME).read_bytes())
         if self._engine is None:
             raise EngineUnavailable("the engine cannot be loaded, see the log")
         self._context = self._engine.create_execution_context()
-        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def __call__(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Copy in, enqueue, copy out. Raises ``EngineUnavailable``."""
+    def __call__(self, feed: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Enqueue one run after what computes its inputs on this device; the outputs are there for what follows.
+
+        Raises ``EngineUnavailable`` for a shape outside the engine's profile.
+        """
         outputs = self.record.outputs
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            tensors = {}
-            for name, array in feed.items():
-                tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-                tensors[name] = tensor.to(_TORCH[self.record.inputs[name].dtype])
-                if not self._context.set_input_shape(name, tuple(tensor.shape)):
-                    raise EngineUnavailable(f"{name}: shape {tuple(tensor.shape)} is outside the engine's profile")
-            for name, output in outputs.items():
-                shape = tuple(self._context.get_tensor_shape(name))
-                tensors[name] = torch.empty(shape, dtype=_TORCH[output.dtype], device=self._device)
-            for name, tensor in tensors.items():
-                self._context.set_tensor_address(name, tensor.data_ptr())
-            if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise EngineUnavailable("TensorRT did not run the engine")
-            return [tensors[name].float().cpu().numpy() for name in outputs]
+        current = torch.cuda.current_stream(self.device)
+        tensors = {
+            name: tensor.to(_TORCH[self.record.inputs[name].dtype]).contiguous() for name, tensor in feed.items()
+        }
+        for name, tensor in tensors.items():
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                raise EngineUnavailable(f"{name}: shape {tuple(tensor.shape)} is outside the engine's profile")
+        for name, output in outputs.items():
+            shape = tuple(self._context.get_tensor_shape(name))
+            tensors[name] = torch.empty(shape, dtype=_TORCH[output.dtype], device=self.device)
+        for name, tensor in tensors.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        # TensorRT serializes what runs on the default stream, so it has its own, which waits and is waited for.
+        self._stream.wait_stream(current)
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise EngineUnavailable("TensorRT did not run the engine")
+        current.wait_stream(self._stream)
+        for tensor in tensors.values():
+            # Memory that the engine still uses must not be given away when nobody here looks at it any more.
+            tensor.record_stream(self._stream)
+        return [tensors[name].float() for name in outputs]
 
 
 def _library(record: EngineRecord, max_rows: int) -> Any:

@@ -115,9 +115,11 @@ class InFlightPipeline(Pipeline):
         )
         try:
             inputs = {**tensors, PARAMETERS: parameters.to_tensor()}
-            return _call_model(self.served.triton_model("transformer"), inputs, [LATENTS])[LATENTS]
+            answer = _call_model(self.served.triton_model("transformer"), inputs, [LATENTS])
         except errors.Internal as error:
             raise EngineUnavailable("the denoiser failed or is not ready") from error
+        denoised: NDArray[np.float32] = answer[LATENTS]
+        return denoised
 
 
 class ComponentsModel(TextToImageModel):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from aquatint_backends.diffusers.step_engine import StepEngine, StepSettings, co
 from diffusers import SD3Transformer2DModel
 from numpy.typing import NDArray
 
-from aquatint.contract.errors import DependencyMissing, ModelRejected
+from aquatint.contract.errors import AquatintError, DependencyMissing, ModelRejected
+from aquatint.diffusion import families, samplers
+from aquatint.diffusion.in_flight import Flight, InFlight
+from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
+from aquatint.diffusion.served_model import SkipLayerGuidance
+from aquatint.diffusion.slot import Slot, transformer_inputs
 from tests.checkpoints import MakeCheckpoint
 
 BUCKETS = (1, 4, 8)
@@ -49,6 +55,43 @@ def reference(folder: Path, rows: dict[str, NDArray[Any]], layers: list[int] | N
     return output
 
 
+@dataclass
+class Kept:
+    """Listens for the latents alone."""
+
+    latents: NDArray[np.float32] | None = None
+
+    def has_gone(self) -> bool:
+        return False
+
+    def progressed(self, evaluated: int, evaluations: int, heading_for: NDArray[np.float32] | None) -> None:
+        pass
+
+    def finished(self, latents: NDArray[np.float32], statistics: dict[str, float]) -> None:
+        self.latents = latents
+
+    def failed(self, error: AquatintError) -> None:
+        raise error
+
+
+def make_slot(seed: int, skip_layers: SkipLayerGuidance | None) -> Slot:
+    rows = feed(2 + 2 * seed)
+    images = 1 + seed
+    return Slot(
+        family=families.registry()["sd3"],
+        latents=rows["hidden_states"][:images],
+        conditioning={name: rows[name] for name in ("encoder_hidden_states", "pooled_projections")},
+        sampler=samplers.make("heun", FlowMatchConfig(shift=3.0), num_inference_steps=3 + seed, image_seq_len=16),
+        guidance_scale=2.0,
+        skip_layers=skip_layers,
+        num_inference_steps=3 + seed,
+    )
+
+
+def call(engine: StepEngine, rows: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    return engine.arrays.to_host(engine(rows))
+
+
 def error(out: NDArray[np.float32], ref: NDArray[np.float32]) -> float:
     return float(np.linalg.norm(out - ref) / np.linalg.norm(ref))
 
@@ -58,14 +101,14 @@ def test_padding_changes_nothing(folder: Path, rows: int) -> None:
     """Even beyond the largest bucket."""
     engine = StepEngine(folder, StepSettings(buckets=BUCKETS))
     wanted = feed(rows)
-    assert error(engine(wanted), reference(folder, wanted)) < 1e-5
+    assert error(call(engine, wanted), reference(folder, wanted)) < 1e-5
 
 
 def test_rows_skip_layers_for_themselves(folder: Path) -> None:
     engine = StepEngine(folder, StepSettings(buckets=BUCKETS, skip_layers=(0, 1)))
     wanted = feed(4, skip=[0, 1, 0, 1])
     whole, skipped = reference(folder, wanted), reference(folder, wanted, [0, 1])
-    out = engine(wanted)
+    out = call(engine, wanted)
     assert error(out[[0, 2]], whole[[0, 2]]) < 1e-5
     assert error(out[[1, 3]], skipped[[1, 3]]) < 1e-5
     assert error(skipped, whole) > 1e-2
@@ -79,13 +122,13 @@ def test_compiled(folder: Path) -> None:
     assert "torch.compile" in engine.description
     for rows in (3, 4):
         wanted = feed(rows)
-        assert error(engine(wanted), reference(folder, wanted)) < 1e-4
+        assert error(call(engine, wanted), reference(folder, wanted)) < 1e-4
 
 
 def test_bfloat16_within_its_bound(folder: Path) -> None:
     engine = StepEngine(folder, StepSettings(dtype="bfloat16"))
     wanted = feed(2)
-    assert error(engine(wanted), reference(folder, wanted)) < 8e-2
+    assert error(call(engine, wanted), reference(folder, wanted)) < 8e-2
 
 
 def test_fp8_says_what_is_missing(folder: Path) -> None:
@@ -122,3 +165,21 @@ def test_parameters_are_text() -> None:
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(ModelRejected, match="weights are missing"):
         component_folder(tmp_path)
+
+
+@pytest.mark.parametrize("skip_layers", [None, SkipLayerGuidance(layers=(0, 1), start=0.0, stop=0.6)])
+def test_images_in_flight_stay_beside_the_weights(folder: Path, skip_layers: SkipLayerGuidance | None) -> None:
+    """Requests that step together on torch's tensors end where each alone ends on numpy's, by the same weights."""
+    engine = StepEngine(folder, StepSettings(buckets=BUCKETS, skip_layers=(0, 1)))
+    flights = InFlight(engine, max_rows=8)
+    together = [Kept() for _ in range(3)]
+    for seed, kept in enumerate(together):
+        flights.join(Flight(make_slot(seed, skip_layers), kept))
+    while flights.step():
+        pass
+    for seed, kept in enumerate(together):
+        slot = make_slot(seed, skip_layers)
+        while not slot.is_finished:
+            slot.advance(call(engine, transformer_inputs([slot], slot.conditioning())))
+        assert kept.latents is not None
+        assert error(kept.latents, slot.latents) < 1e-5

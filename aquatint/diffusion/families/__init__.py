@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,8 @@ class Family(Protocol):
     def conditioning(self, rows: Sequence[Conditioning]) -> Tensors:
         """Name the inputs of the transformer that stay the same for a whole request, one row for each of ``rows``."""
 
-    def transformer_inputs(self, latents: NDArray[np.float32], timestep: np.float32, conditioning: Tensors) -> Tensors:
-        """Name the inputs of one evaluation: ``conditioning`` has as many rows as all kinds of guidance together."""
+    def transformer_inputs(self, latents: Any, timesteps: NDArray[np.float32], conditioning: Tensors) -> Tensors:
+        """Name the inputs of one evaluation, each with as many rows; latents and conditioning may be a device's."""
 
     def decoder_input(self, served: ServedModel, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scale denoised latents to what the VAE decoder takes."""

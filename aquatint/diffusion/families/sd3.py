@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion.noise import randn
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput
+from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.served_model import ServedModel, TextEncoder
 
 
@@ -43,24 +44,16 @@ class StableDiffusion3:
         """Count the transformer's patches of one image."""
         return (latents.shape[-2] // served.patch_size) * (latents.shape[-1] // served.patch_size)
 
-    def conditioning(self, rows: Sequence[Conditioning]) -> dict[str, NDArray[Any]]:
+    def conditioning(self, rows: Sequence[Conditioning]) -> Tensors:
         """Stack the conditionings under the names that ``SD3Transformer2DModel`` has for them."""
         return {
             "encoder_hidden_states": np.stack([row.prompt_embeds for row in rows]),
             "pooled_projections": np.stack([row.pooled for row in rows]),
         }
 
-    def transformer_inputs(
-        self, latents: NDArray[np.float32], timestep: np.float32, conditioning: dict[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
-        """Name the inputs as ``SD3Transformer2DModel`` does, the latents repeated for every kind of guidance."""
-        rows = len(conditioning["encoder_hidden_states"])
-        # With guidance the same latents are denoised twice: unconditional rows first, as in diffusers.
-        return {
-            "hidden_states": np.concatenate([latents] * (rows // len(latents))),
-            "timestep": np.full(rows, timestep, np.float32),
-            **conditioning,
-        }
+    def transformer_inputs(self, latents: Any, timesteps: NDArray[np.float32], conditioning: Tensors) -> Tensors:
+        """Name the inputs as ``SD3Transformer2DModel`` does."""
+        return {"hidden_states": latents, "timestep": timesteps, **conditioning}
 
     def decoder_input(self, served: ServedModel, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Undo the scaling and shift of the latents."""

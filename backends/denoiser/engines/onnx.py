@@ -18,6 +18,7 @@ from aquatint_backends.onnx_providers import choose_providers
 from numpy.typing import NDArray
 
 from aquatint.contract.errors import ModelRejected
+from aquatint.diffusion.arrays import HOST, Arrays
 from aquatint.diffusion.rows import Tensors
 
 _FILE = "model.onnx"
@@ -26,6 +27,8 @@ _OUTPUT = "noise_pred"
 
 class OnnxEngine:
     """One session; ``lanes`` runs of it at once, each of its own rows."""
+
+    arrays: Arrays = HOST
 
     def __init__(self, file: Path, providers: list[Any], lanes: int) -> None:
         options = onnxruntime.SessionOptions()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError
 from aquatint.diffusion import families, samplers
+from aquatint.diffusion.arrays import HOST, Arrays
 from aquatint.diffusion.in_flight import POLICIES, Flight, InFlight
 from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
@@ -42,6 +43,7 @@ class Engine:
 
     calls: list[list[float]] = field(default_factory=list)
     failing: bool = False
+    arrays: Arrays = HOST
 
     def __call__(self, inputs: Tensors) -> NDArray[np.float32]:
         assert len({len(value) for value in inputs.values()}) == 1

@@ -102,7 +102,7 @@ def run(checkpoint: Path, engines: list[str], *, clients: list[int], per_client:
     out.mkdir(parents=True, exist_ok=True)
     rows = list(_peer(checkpoint, clients, per_client=per_client, say=say))
     for index, engine in enumerate(engines):
-        repository = _export(checkpoint, engine, out=out / "repositories" / engine, say=say)
+        repository = export(checkpoint, engine, out=out / "repositories" / engine, say=say)
         with TritonServer(repository, _free_ports()) as server:
             bench = _Engine(engine, server, per_client=per_client, say=say)
             bench.warm_up()
@@ -124,7 +124,8 @@ def _free_ports() -> ServerSettings:
     return ServerSettings(http_port=0, grpc_port=0, metrics_port=0, ready_timeout_s=_SERVER_READY_S)
 
 
-def _export(checkpoint: Path, engine: str, *, out: Path, say: Say) -> Path:
+def export(checkpoint: Path, engine: str, *, out: Path, say: Say) -> Path:
+    """Export a checkpoint for an engine, in a process of its own; return the repository."""
     say(f"export for {engine}")
     command = [sys.executable, "-m", "aquatint.cli.app", "export", str(checkpoint), "--out", str(out), "--name", MODEL]
     done = subprocess.run([*command, "--engine", engine], capture_output=True, text=True, check=False)

@@ -27,6 +27,7 @@ class BenchEngine(StrEnum):
 
 
 def bench(
+    *,
     checkpoint: Annotated[Path, typer.Option(help="The diffusers folder that every engine generates with.")] = Path(
         "pipelines/models/mini"
     ),
@@ -38,6 +39,9 @@ def bench(
     ] = None,
     clients: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of clients; repeatable.")] = None,
     per_client: Annotated[int, typer.Option(min=2, help="Requests of each client.")] = 8,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Only what the server adds to SD3.5 Medium's steps; needs no GPU.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of bench.json, bench.md and the plots.")] = Path(
         "build/bench"
     ),
@@ -47,6 +51,12 @@ def bench(
         # Need torch, matplotlib and perf_analyzer, which only this command uses.
         from aquatint_benchmarks import bench as benchmarks  # noqa: PLC0415
         from aquatint_benchmarks import report  # noqa: PLC0415
+        from aquatint_benchmarks.full_size import table as full_size_table  # noqa: PLC0415
+    if full_size:
+        with clean_errors(), ERR.status("starting") as status:
+            table = full_size_table(checkpoint, clients=clients or [1, 4, 8], say=status.update)
+        OUT.print(table, markup=False, highlight=False, soft_wrap=True)
+        return
     with clean_errors(), ERR.status("starting") as status:
         chosen = [each.value for each in engine] if engine else benchmarks.engines()
         result = benchmarks.run(

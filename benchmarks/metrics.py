@@ -12,12 +12,16 @@ COMPONENTS = ("denoiser", "vae_decoder", "text_encoder_3", "text_encoder_2", "te
 
 @dataclass(frozen=True)
 class Usage:
-    """Counters at one moment, or what happened between two. ``busy_s`` is by component, in seconds."""
+    """Counters at one moment, or what happened between two.
+
+    ``busy_s`` is by component, in seconds; in ``active_s`` the denoiser had requests in flight.
+    """
 
     wall_s: float
     images: float
     denoiser_rows: float
     denoiser_batches: float
+    active_s: float
     busy_s: dict[str, float]
 
     def __sub__(self, earlier: Usage) -> Usage:
@@ -26,6 +30,7 @@ class Usage:
             self.images - earlier.images,
             self.denoiser_rows - earlier.denoiser_rows,
             self.denoiser_batches - earlier.denoiser_batches,
+            self.active_s - earlier.active_s,
             {name: seconds - earlier.busy_s[name] for name, seconds in self.busy_s.items()},
         )
 
@@ -48,6 +53,7 @@ def snapshot(url: str) -> Usage:
         total("aquatint_images_total"),
         total("aquatint_engine_rows_total", "denoiser"),
         total("aquatint_engine_batches_total", "denoiser"),
+        total("aquatint_denoiser_active_seconds_total"),
         {name: total("aquatint_engine_busy_seconds_total", name) for name in COMPONENTS},
     )
 

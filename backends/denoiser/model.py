@@ -37,6 +37,10 @@ _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _IDLE_S = 0.5
 _POLL_S = 0.02
 _STOP_WITHIN_S = 30.0
+_ACTIVE_FAMILY = (
+    "aquatint_denoiser_active_seconds_total",
+    "Seconds with requests in flight; without the engine's busy seconds, the time lost between its runs",
+)
 _CONDITIONING = ("encoder_hidden_states", "pooled_projections")
 
 
@@ -78,6 +82,9 @@ class TritonPythonModel:
         self._family = families.registry()[self._served.family]
         self._schedule = FlowMatchConfig.from_diffusers(self._served.scheduler)
         self._flights = InFlight(engine, self._served.max_batch_size, policy=policy)
+        # Kept, because Triton forgets a family that nobody holds.
+        self._active_family = pb_utils.MetricFamily(*_ACTIVE_FAMILY, pb_utils.MetricFamily.COUNTER)
+        self._active = self._active_family.Metric(labels={"model": args["model_name"]})
         self._answers: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._step, self._send)]
@@ -134,7 +141,9 @@ class TritonPythonModel:
     def _step(self) -> None:
         while not self._stopping.is_set():
             if self._flights.wait(_IDLE_S):
+                started = time.perf_counter()
                 self._flights.step()
+                self._active.increment(time.perf_counter() - started)
 
     def _send(self) -> None:
         while (answer := self._answers.get()) is not None:

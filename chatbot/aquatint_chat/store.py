@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_sessionmaker,
 from sqlalchemy.orm import DeclarativeBase, Mapped, defer, mapped_column, relationship, selectinload
 from sqlalchemy.types import DateTime
 
-from aquatint.contract.errors import ConversationNotFound, ImageNotFound, InvalidRequest, StoreUnavailable
+from aquatint.contract.errors import ImageNotFound, InvalidRequest, StoreUnavailable
+from aquatint_chat.errors import ConversationNotFound
 
 _log = logging.getLogger("aquatint.chat")
 

@@ -25,6 +25,7 @@ from aquatint.contract.errors import AquatintError, EngineUnavailable, InvalidRe
 from aquatint.contract.fields import model_fields
 from aquatint.contract.request import GenerationRequest
 from aquatint_chat import events, metrics, views, wording
+from aquatint_chat.errors import ConversationNotFound
 from aquatint_chat.events import Event
 from aquatint_chat.history import past_of, tool_messages
 from aquatint_chat.llm import LanguageModel, Messages, RequestedCall, TokenUsage
@@ -35,7 +36,7 @@ from aquatint_chat.toolbox import Toolbox, ToolProgress, ToolResult
 
 _log = logging.getLogger("aquatint.chat")
 
-_PERMANENT = (InvalidRequest, errors.Forbidden, errors.ModelNotFound, errors.ConversationNotFound)
+_PERMANENT = (InvalidRequest, errors.Forbidden, errors.ModelNotFound, ConversationNotFound)
 
 
 class _ImageSettings(BaseModel):

@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from aquatint_chat.errors import ConversationNotFound
 from aquatint_chat.store import ChatStore, Message, Picture
 
-from aquatint.contract.errors import ConversationNotFound, StoreUnavailable
+from aquatint.contract.errors import StoreUnavailable
 
 
 @pytest.fixture

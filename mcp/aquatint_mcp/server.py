@@ -29,7 +29,7 @@ from aquatint.contract.fields import parameters, take_fields
 from aquatint.contract.image_generator import ImageGenerator, find_model
 from aquatint.contract.model_info import ModelInfo
 from aquatint.http.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
-from aquatint.http.files import describe
+from aquatint.http.files import ImageDescription, ImageListing, describe
 from aquatint.images import ImageStore
 from aquatint_mcp.generating import Drawing, DrawingResult, inline_picture, resource_link
 
@@ -47,13 +47,6 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 _DELETES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 ImageId = Annotated[str, Field(description="The id that generate_image or list_images gave.")]
-
-
-class ImageListing(BaseModel):
-    """The answer of ``list_images``."""
-
-    images: list[dict[str, Any]]
-    next_cursor: str | None = None
 
 
 class ModelListing(BaseModel):
@@ -178,7 +171,7 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
         page = await store.page(_caller().sees, limit=limit, cursor=cursor, query=query)
         return ImageListing(images=[describe(store, image) for image in page.images], next_cursor=page.next_cursor)
 
-    @server.tool(annotations=_READS, output_schema={"type": "object", "additionalProperties": True})
+    @server.tool(annotations=_READS, output_schema=ImageDescription.model_json_schema())
     @_tool_errors
     async def get_image(image_id: ImageId) -> ToolResult:
         """A stored picture and how it was made."""
@@ -186,7 +179,7 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
         content: list[mcp_types.ContentBlock] = [resource_link(image)]
         if inline_bytes:
             content.insert(0, inline_picture(data, inline_bytes))
-        return ToolResult(content=content, structured_content=describe(store, image))
+        return ToolResult(content=content, structured_content=describe(store, image).model_dump())
 
     @server.tool(annotations=_DELETES)
     @_tool_errors
@@ -208,7 +201,7 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
     async def gallery() -> dict[str, Any]:
         """Your newest pictures."""
         page = await store.page(_caller().sees)
-        return {"images": [describe(store, image) for image in page.images]}
+        return {"images": [describe(store, image).model_dump() for image in page.images]}
 
 
 def _add_prompts(server: FastMCP) -> None:

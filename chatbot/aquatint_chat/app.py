@@ -37,7 +37,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
     store = ChatStore(settings.database_url.get_secret_value())
     llm = LanguageModel(settings)
     toolbox = toolbox or Toolbox(settings.mcp_servers(), settings.tool_timeout_s)
-    turns = Turns(llm, toolbox, store, settings)
+    turns = Turns(llm, toolbox, store, settings=settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +57,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
     app.include_router(routes.chat_routes(turns, caller_of(authenticate, RateLimiter(api_settings.rate_limit))))
     app.include_router(routes.conversation_routes(store, free))
     app.include_router(routes.image_routes(store, free))
-    app.include_router(routes.status_routes(llm, toolbox, settings, free))
+    app.include_router(routes.status_routes(llm, toolbox, settings, caller=free))
     # Without the language model the page still draws.
     app.include_router(health({"database": store.check, "drawing": toolbox.check}, {"llm": llm_ready}))
     if settings.web.is_dir():

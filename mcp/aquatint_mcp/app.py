@@ -28,6 +28,7 @@ def create_app(
     engine: ImageGenerator,
     store: ImageStore,
     settings: ApiSettings,
+    *,
     mcp_settings: McpSettings,
     sweep_every_s: float = 300.0,
 ) -> FastAPI:

@@ -21,7 +21,7 @@ async def serve_http() -> None:
     check_exposure(settings)
     store = open_image_store(storage, settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
-        app = create_app(engine, store, settings, mcp_settings, storage.sweep_every_s)
+        app = create_app(engine, store, settings, mcp_settings=mcp_settings, sweep_every_s=storage.sweep_every_s)
         trace_if_configured(app, "aquatint-mcp")
         ERR.print(f"MCP {settings.base_url}/mcp  images API {settings.base_url}/v1", soft_wrap=True)
         await serve_app(app, settings)

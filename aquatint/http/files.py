@@ -84,6 +84,7 @@ def image_files(store: ImageStore, caller: CallerOf) -> APIRouter:
     async def listing(
         response: Response,
         who: Who,
+        *,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: str | None = None,
         query: Annotated[str, Query(description="Words of the prompt.")] = "",

@@ -59,7 +59,7 @@ def images_api(engine: ImageGenerator, caller: CallerOf, store: ImageStore | Non
             events = engine.stream(wanted)
             # The first event is awaited here, so that a refused request is answered with its status.
             first = await anext(events)
-            sse = _server_sent(_prepended(first, events), body, wanted, info)
+            sse = _server_sent(_prepended(first, events), body, wanted, info=info)
             return StreamingResponse(sse, media_type="text/event-stream", headers=_SSE_HEADERS)
         generation = await engine.generate(wanted)
         if body.response_format == "url" and store is not None:
@@ -125,7 +125,7 @@ def _usage(generation: Generation) -> ImageUsage:
 
 
 async def _server_sent(
-    events: AsyncGenerator[Event, None], body: ImagesBody, wanted: GenerationRequest, info: ModelInfo
+    events: AsyncGenerator[Event, None], body: ImagesBody, wanted: GenerationRequest, *, info: ModelInfo
 ) -> AsyncIterator[str]:
     """Yield server-sent events: partial images as they come, one ``completed`` per image, or an ``error``."""
     sent = 0

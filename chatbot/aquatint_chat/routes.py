@@ -127,6 +127,7 @@ def image_routes(store: ChatStore, caller: CallerOf) -> APIRouter:
     @router.get("")
     async def gallery(
         who: Who,
+        *,
         query: Annotated[str, Query(description="Words of the prompt.")] = "",
         cursor: int | None = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 60,

@@ -97,7 +97,7 @@ class ConversationList(BaseModel):
 
 
 class LlmStatus(BaseModel):
-    """Whether the language model can be used, which one it is, and how it generates images or why it is away."""
+    """The language model; ``detail`` says what decides between talking and generating, or why it is not ready."""
 
     ready: bool
     model: str | None
@@ -105,7 +105,7 @@ class LlmStatus(BaseModel):
 
 
 class ImageStatus(BaseModel):
-    """Whether images can be generated, why not, and the models that generate them."""
+    """Image generation: its models, or in ``detail`` why it is not ready."""
 
     ready: bool
     detail: str

@@ -431,7 +431,7 @@ export interface components {
         };
         /**
          * ImageStatus
-         * @description Whether images can be generated, why not, and the models that generate them.
+         * @description Image generation: its models, or in ``detail`` why it is not ready.
          */
         ImageStatus: {
             /** Ready */
@@ -456,7 +456,7 @@ export interface components {
         };
         /**
          * LlmStatus
-         * @description Whether the language model can be used, which one it is, and how it generates images or why it is away.
+         * @description The language model; ``detail`` says what decides between talking and generating, or why it is not ready.
          */
         LlmStatus: {
             /** Ready */

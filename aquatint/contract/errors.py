@@ -72,10 +72,6 @@ class ImageNotFound(NotFound):
     """There is no stored image with that id."""
 
 
-class ConversationNotFound(NotFound):
-    """There is no conversation with that id."""
-
-
 class Overloaded(AquatintError):
     """The queue is full. ``retry_after_s`` says when to try again; ``None`` means unknown.
 

@@ -1,6 +1,6 @@
-"""The HTTP entrance over any ``Engine``: OpenAI's images API, KServe V1, stored pictures, health and metrics.
+"""HTTP over any ``ImageGenerator``: OpenAI's images API, KServe V1, stored images, health and metrics.
 
-FastAPI routers that know nothing about Triton, KServe or MCP; whoever serves them includes them.
+FastAPI routers for any app to include; they know nothing about Triton, KServe or MCP.
 """
 
 from aquatint.http.errors import install_error_handlers

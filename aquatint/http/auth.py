@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens, either a fixed list or JWTs checked against a JWKS, and how often they may."""
+"""Authentication by bearer tokens, either a fixed list or JWTs checked against a JWKS, and rate limits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"]
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asked. An admin sees and deletes everybody's pictures."""
+    """Who sent the request. An admin sees and deletes everyone's images."""
 
     name: str
     is_admin: bool = False
 
     @property
     def sees(self) -> str | None:
-        """The owner whose pictures this caller may list and delete; ``None`` for all."""
+        """The owner whose images this caller may list and delete; ``None`` for all."""
         return None if self.is_admin else self.name
 
 
@@ -43,13 +43,13 @@ CallerOf = Callable[[Request], Awaitable[Caller]]
 
 
 class StaticTokens:
-    """A fixed list of tokens by caller name, for small set-ups. The caller named ``admin`` is one."""
+    """A fixed list of tokens by caller name, for small set-ups. The caller named ``admin`` is an admin."""
 
     def __init__(self, tokens: dict[str, str]) -> None:
         self._tokens = {name: token.encode() for name, token in tokens.items()}
 
     async def __call__(self, token: str) -> Caller | None:
-        """The caller with this token. Every token is compared, in constant time."""
+        """Find the caller with this token. Every token is compared, in constant time."""
         matches = [name for name, known in self._tokens.items() if hmac.compare_digest(known, token.encode())]
         return Caller(matches[0], matches[0] == "admin") if matches else None
 
@@ -63,7 +63,7 @@ class JwtTokens:
         self._audience = audience
 
     async def __call__(self, token: str) -> Caller | None:
-        """The token's subject; ``aquatint:admin`` in ``scope`` makes it an admin."""
+        """Return the token's subject as the caller; ``aquatint:admin`` in ``scope`` makes it an admin."""
         try:
             key = await asyncio.to_thread(self._keys.get_signing_key_from_jwt, token)
             claims = jwt.decode(
@@ -83,7 +83,7 @@ class JwtTokens:
 
 
 def authenticator(settings: ApiSettings) -> Authenticate | None:
-    """How the settings have callers checked; ``None`` if they do not."""
+    """Make the check that the settings ask for; ``None`` if they ask for none."""
     if settings.jwks_url is not None:
         return JwtTokens(settings.jwks_url, settings.jwt_issuer, settings.jwt_audience)
     if settings.tokens:
@@ -92,14 +92,14 @@ def authenticator(settings: ApiSettings) -> Authenticate | None:
 
 
 class RateLimiter:
-    """At most so many requests per caller in a moving window, as in ``120/minute``."""
+    """Limits the requests of each caller in a moving window, such as ``120/minute``."""
 
     def __init__(self, rate: str) -> None:
         self._limit: RateLimitItem = parse(rate)
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def __call__(self, caller: Caller) -> None:
-        """Count one request. Raises ``Overloaded``."""
+        """Count a request. Raises ``Overloaded``."""
         if not await self._limiter.hit(self._limit, caller.name):
             window = await self._limiter.get_window_stats(self._limit, caller.name)
             wait_s = max(window.reset_time - time.time(), 1.0)
@@ -107,7 +107,7 @@ class RateLimiter:
 
 
 def caller_of(authenticate: Authenticate | None, limiter: RateLimiter | None) -> CallerOf:
-    """A FastAPI dependency: the request's caller, counted by the limiter. Raises ``Unauthorized`` or ``Overloaded``."""
+    """Make a FastAPI dependency that finds a request's caller. It raises ``Unauthorized`` or ``Overloaded``."""
 
     async def caller(request: Request) -> Caller:
         found = LOCAL_CALLER
@@ -115,7 +115,7 @@ def caller_of(authenticate: Authenticate | None, limiter: RateLimiter | None) ->
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             checked = await authenticate(token.strip()) if scheme.lower() == "bearer" else None
             if checked is None:
-                raise Unauthorized("a valid bearer token is needed")
+                raise Unauthorized("a valid bearer token is required")
             found = checked
         if limiter is not None:
             await limiter(found)

@@ -1,4 +1,4 @@
-"""Stop working for a client that went away: plain ASGI middleware."""
+"""Stops the work for clients that disconnect: plain ASGI middleware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class CancelOnDisconnect:
     """Cancels the handling of a request under ``prefixes`` when its client disconnects.
 
-    Frameworks only notice a disconnect while they stream an answer; a drawing takes its time before there is one.
+    Frameworks notice a disconnect only while they stream a response; generating takes long before there is one.
     """
 
     def __init__(self, app: ASGIApp, prefixes: Sequence[str]) -> None:

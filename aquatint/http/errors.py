@@ -1,4 +1,4 @@
-"""Errors over HTTP in OpenAI's shape, by the one table."""
+"""Errors over HTTP in OpenAI's shape, with the statuses of the one error table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from aquatint.contract import errors
@@ -23,29 +24,53 @@ _TYPES = {
 }
 
 
-def error_body(error: AquatintError) -> dict[str, Any]:
-    """``{"error": {"message", "type", "param", "code"}}``; ``code`` is the error's name in the table."""
+class ErrorDetail(BaseModel):
+    """One failure. ``code`` is the error's name in the error table, ``param`` the field at fault where there is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every failed request."""
+
+    error: ErrorDetail
+
+
+# What routers pass to FastAPI so that their OpenAPI document describes failures.
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorResponse, "description": "The request failed"}
+}
+
+
+def error_body(error: AquatintError) -> ErrorResponse:
+    """Describe an error as clients of OpenAI's API expect it."""
     message = str(error)
     field, colon, _ = message.partition(": ")
     named = isinstance(error, errors.InvalidRequest) and colon and " " not in field
-    return {
-        "error": {
-            "message": message,
-            "type": _TYPES.get(errors.mapping(error).http, "server_error"),
-            "param": field if named else None,
-            "code": type(error).__name__,
-        }
-    }
+    return _body(
+        message,
+        errors.mapping(error).http,
+        param=field if named else None,
+        code=type(error).__name__,
+    )
+
+
+def _body(message: str, status: int, *, param: str | None = None, code: str | None = None) -> ErrorResponse:
+    kind = _TYPES.get(status, "server_error")
+    return ErrorResponse(error=ErrorDetail(message=message, type=kind, param=param, code=code))
 
 
 def error_response(error: AquatintError) -> JSONResponse:
-    """The answer to a failed request."""
+    """Make the response to a failed request, with ``Retry-After`` or ``WWW-Authenticate`` where they apply."""
     headers = {}
     if isinstance(error, errors.Overloaded) and error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), errors.mapping(error).http, headers)
+    return JSONResponse(error_body(error).model_dump(), errors.mapping(error).http, headers)
 
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:
@@ -53,12 +78,12 @@ async def _answer(_: Request, error: Exception) -> JSONResponse:
 
 
 def add_error_handler(app: FastAPI) -> None:
-    """Have our own errors answered by ``error_response``, and leave the others to ``app``."""
+    """Make ``app`` answer our own errors with ``error_response``; others stay its own business."""
     app.add_exception_handler(AquatintError, _answer)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Have every failure of ``app`` answered by ``error_response``."""
+    """Make ``app`` answer every failure with an ``ErrorResponse``."""
 
     async def wrong_body(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -66,15 +91,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def wrong_path(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        body = {
-            "error": {
-                "message": str(error.detail),
-                "type": _TYPES.get(error.status_code, "server_error"),
-                "param": None,
-                "code": None,
-            }
-        }
-        return JSONResponse(body, error.status_code, error.headers)
+        body = _body(str(error.detail), error.status_code)
+        return JSONResponse(body.model_dump(), error.status_code, error.headers)
 
     add_error_handler(app)
     app.add_exception_handler(RequestValidationError, wrong_body)

@@ -1,4 +1,4 @@
-"""What every request passes first: its Host and Origin, and the size of its body. Plain ASGI middleware."""
+"""Checks in front of every request: its Host and Origin, and the size of its body. Plain ASGI middleware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aquatint.http.errors import error_response
 class HostOriginGuard:
     """Refuses requests for hosts that are not ours and from web pages that are not ours.
 
-    A page a user happens to visit can send requests to loopback, and by DNS rebinding even read the answers; what it
+    A page a user happens to visit can send requests to loopback, and by DNS rebinding even read the responses; what it
     cannot do is choose the Host and Origin headers. Rebinding needs a name, so a Host that is an address passes:
     kubelet's probes and Prometheus call pods by theirs.
     """
@@ -46,7 +46,7 @@ class HostOriginGuard:
 
 
 def _name(host: str) -> str:
-    """A Host header without its port."""
+    """Strip the port from a Host header."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
 
@@ -86,7 +86,7 @@ class BodyLimit:
             return message
 
         async def unless_too_large(message: Message) -> None:
-            # Frameworks turn a failed read into an answer of their own; this one takes its place.
+            # Frameworks answer a failed read themselves; our response takes the place of theirs.
             if seen <= self._max_bytes:
                 await send(message)
 

@@ -1,4 +1,4 @@
-"""Run an app on the configured address, for nobody but those who may call."""
+"""Run an app on the configured address, and refuse to expose it unprotected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GRACE_S = 10
 
 
 async def serve(app: FastAPI, settings: ApiSettings) -> None:
-    """Serve until a signal; requests under way get some seconds to end."""
+    """Serve until a signal; requests under way get 10 s to finish."""
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -27,7 +27,7 @@ async def serve(app: FastAPI, settings: ApiSettings) -> None:
 
 
 def check_exposure(settings: ApiSettings) -> None:
-    """Raises ``InvalidRequest`` when anyone on the network could draw and delete without a token."""
+    """Raise ``InvalidRequest`` if anyone on the network could generate and delete without a token."""
     protected = settings.tokens or settings.jwks_url or settings.allow_anonymous
     if not protected and not _is_loopback(settings.host):
         raise InvalidRequest(

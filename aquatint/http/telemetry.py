@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, if the environment names a collector. FastMCP makes spans of its own and hands them on."""
+"""OpenTelemetry traces, if the environment names a collector. FastMCP adds spans of its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 def trace_if_configured(app: FastAPI, service: str) -> None:
-    """A span for every request of ``app``, over OTLP/HTTP, when one of OpenTelemetry's own variables is set."""
+    """Send a span for every request of ``app`` over OTLP/HTTP, if one of OpenTelemetry's own variables is set."""
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         return
-    # Costs half a second to import, which few need.
+    # Importing takes half a second, and few need it.
     from opentelemetry import trace  # noqa: PLC0415
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415
@@ -24,6 +24,6 @@ def trace_if_configured(app: FastAPI, service: str) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # One span a request; those of every message sent would be thousands. MCP's callers name their trace inside the
-    # message, which FastMCP only looks at where no span has begun.
+    # One span per request: one per message sent would make thousands. MCP clients name their trace inside the message,
+    # where FastMCP only looks if no span has begun.
     FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"], excluded_urls="health,metrics,mcp")

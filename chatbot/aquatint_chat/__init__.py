@@ -1,4 +1,4 @@
-"""The chat page's backend: a conversation in which a language model talks and an MCP server draws.
+"""The chat page's backend: conversations in which a language model talks and an MCP server generates images.
 
-It knows nothing about Triton, diffusion or how pictures are made: it sees tools, their progress and their results.
+It knows nothing about Triton, diffusion or how images are made: it sees tools, their progress and their results.
 """

@@ -1,4 +1,4 @@
-"""The HTTP server of the chat: its API, the page itself, health, and the guards before them all."""
+"""The HTTP server of the chat: its API, the page, health, and the guards in front of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from aquatint_chat.store import ChatStore
 from aquatint_chat.toolbox import Toolbox
 from aquatint_chat.turn import Turns
 
-# Previews are data URLs, downloads blobs; everything else comes from this server.
+# Previews are data URLs and downloads are blobs; everything else comes from this server.
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
@@ -33,11 +33,11 @@ _HEADERS = {
 
 
 def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolbox | None = None) -> FastAPI:
-    """``/``, ``/api/v1/…``, ``/health/…`` and ``/metrics`` on one port. Raises ``InvalidRequest``."""
+    """Make the app that serves ``/``, ``/api/v1/…``, ``/health/…`` and ``/metrics``. Raises ``InvalidRequest``."""
     store = ChatStore(settings.database_url.get_secret_value())
     llm = LanguageModel(settings)
     toolbox = toolbox or Toolbox(settings.mcp_servers(), settings.tool_timeout_s)
-    turns = Turns(llm, toolbox, store, settings)
+    turns = Turns(llm, toolbox, store, settings=settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,8 +57,8 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
     app.include_router(routes.chat_routes(turns, caller_of(authenticate, RateLimiter(api_settings.rate_limit))))
     app.include_router(routes.conversation_routes(store, free))
     app.include_router(routes.image_routes(store, free))
-    app.include_router(routes.status_routes(llm, toolbox, settings, free))
-    # Without the language model the page still draws.
+    app.include_router(routes.status_routes(llm, toolbox, settings, caller=free))
+    # Without the language model the page still generates images.
     app.include_router(health({"database": store.check, "drawing": toolbox.check}, {"llm": llm_ready}))
     if settings.web.is_dir():
         app.mount("/", StaticFiles(directory=settings.web, html=True))
@@ -70,7 +70,7 @@ def create_app(settings: ChatSettings, api_settings: ApiSettings, toolbox: Toolb
 
 
 class _SecurityHeaders:
-    """Adds ``_HEADERS`` to every answer."""
+    """Adds ``_HEADERS`` to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

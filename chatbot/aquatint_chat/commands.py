@@ -19,7 +19,7 @@ def add(app: typer.Typer) -> None:
 def chat() -> None:
     """Serve the chat page; settings come from the environment."""
     with extras.needs("chatbot", "aquatint chat"):
-        # The server's packages are not among a client's.
+        # A client's installation lacks the server's packages.
         from aquatint.http.serve import check_exposure, serve  # noqa: PLC0415
         from aquatint.http.telemetry import trace_if_configured  # noqa: PLC0415
         from aquatint.settings import ApiSettings, read_settings  # noqa: PLC0415
@@ -32,7 +32,7 @@ def chat() -> None:
         app = create_app(settings, api_settings)
         trace_if_configured(app, "aquatint-chat")
         if not settings.web.is_dir():
-            ERR.print("the page is not built: make web; the API works", soft_wrap=True)
+            ERR.print("the page is not built, only the API is served; to build it: make web", soft_wrap=True)
         ERR.print(f"chat {api_settings.base_url}", soft_wrap=True)
         asyncio.run(serve(app, api_settings))
 

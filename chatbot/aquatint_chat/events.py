@@ -1,78 +1,101 @@
-"""What a turn tells the page while it runs, each a server-sent event named after its class."""
+"""The server-sent events of a turn: each has a name, and data that travel as JSON."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, RootModel
+
+from aquatint_chat.views import ConversationSummary, Failure, Image, Message, ToolCall, Usage
 
 
-class Start(BaseModel):
-    """The user's message is stored; the answer begins."""
+class Exchange(BaseModel):
+    """A conversation and the message just stored in it."""
 
-    name: Literal["start"] = "start"
-    conversation: dict[str, Any]
-    message: dict[str, Any]
+    conversation: ConversationSummary
+    message: Message
 
 
 class Token(BaseModel):
     """A piece of the answer's Markdown."""
 
-    name: Literal["token"] = "token"
     text: str
 
 
-class ToolCall(BaseModel):
-    """A tool is called."""
-
-    name: Literal["tool_call"] = "tool_call"
-    id: str
-    tool: str
-    arguments: dict[str, Any]
-
-
 class Progress(BaseModel):
-    """How far a tool is; ``preview`` is a data URL of the picture so far."""
+    """How far the tool call ``id`` is; ``preview`` is a data URL of the image so far."""
 
-    name: Literal["progress"] = "progress"
     id: str
     progress: float
     total: float | None = None
     preview: str | None = None
 
 
-class Image(BaseModel):
-    """A finished picture, which becomes part of the answer when the turn ends."""
+class NewImage(BaseModel):
+    """An image that the tool call ``id`` made; the answer keeps it when the turn ends."""
 
-    name: Literal["image"] = "image"
     id: str
-    image: dict[str, Any]
+    image: Image
 
 
-class Usage(BaseModel):
-    """What the turn took."""
+class StartEvent(BaseModel):
+    """The user's message is stored and the answer begins."""
 
-    name: Literal["usage"] = "usage"
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
+    event: Literal["start"] = "start"
+    data: Exchange
 
 
-class Error(BaseModel):
-    """Why something failed: ``code`` is the error's name in the error table."""
+class TokenEvent(BaseModel):
+    """The answer goes on."""
 
-    name: Literal["error"] = "error"
-    code: str
-    message: str
-    retryable: bool
+    event: Literal["token"] = "token"
+    data: Token
 
 
-class Done(BaseModel):
-    """The stored answer; always the last event."""
+class ToolCallEvent(BaseModel):
+    """A tool is called."""
 
-    name: Literal["done"] = "done"
-    conversation: dict[str, Any]
-    message: dict[str, Any]
+    event: Literal["tool_call"] = "tool_call"
+    data: ToolCall
 
 
-Event = Start | Token | ToolCall | Progress | Image | Usage | Error | Done
+class ProgressEvent(BaseModel):
+    """A tool reports progress."""
+
+    event: Literal["progress"] = "progress"
+    data: Progress
+
+
+class ImageEvent(BaseModel):
+    """An image is finished."""
+
+    event: Literal["image"] = "image"
+    data: NewImage
+
+
+class UsageEvent(BaseModel):
+    """The answer is complete, and this is what it cost."""
+
+    event: Literal["usage"] = "usage"
+    data: Usage
+
+
+class ErrorEvent(BaseModel):
+    """The turn failed."""
+
+    event: Literal["error"] = "error"
+    data: Failure
+
+
+class DoneEvent(BaseModel):
+    """The answer is stored; always the last event."""
+
+    event: Literal["done"] = "done"
+    data: Exchange
+
+
+Event = StartEvent | TokenEvent | ToolCallEvent | ProgressEvent | ImageEvent | UsageEvent | ErrorEvent | DoneEvent
+
+
+class TurnEvent(RootModel[Annotated[Event, Field(discriminator="event")]]):
+    """One server-sent event: its name and its data."""

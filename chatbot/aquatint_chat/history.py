@@ -1,4 +1,4 @@
-"""A stored conversation as language models read it."""
+"""A stored conversation in the form that language models read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aquatint_chat.store import Message
 
 
 def past_of(messages: Sequence[Message]) -> Past:
-    """The exchanges before the current message, and the prompt of the last picture."""
+    """Collect the exchanges before the current message, and the prompt of the last image."""
     exchanges = [
         (asked.content, answer.content)
         for asked, answer in pairwise(messages)
@@ -26,9 +26,9 @@ def past_of(messages: Sequence[Message]) -> Past:
 
 
 def tool_messages(messages: Sequence[Message], settings: ChatSettings) -> list[ChatCompletionMessageParam]:
-    """The system prompt and the latest messages, with tool calls as they were made.
+    """Build the messages for a model that calls tools: the system prompt, then the latest ones with their tool calls.
 
-    At most ``history_messages`` and about ``history_characters``, and always the last one, which is the user's.
+    They are at most ``history_messages`` and about ``history_characters``, and always include the last, the user's.
     """
     recent: list[list[ChatCompletionMessageParam]] = []
     size = 0

@@ -1,4 +1,4 @@
-"""The language model behind any OpenAI-compatible endpoint, with failures in the words of the error table."""
+"""The language model behind any OpenAI-compatible endpoint; its failures become errors of the error table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RequestedCall:
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """Tokens read and written."""
+    """Tokens read and written by the model."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -40,7 +40,7 @@ class TokenUsage:
 
 
 class LanguageModel:
-    """One model of one endpoint."""
+    """A model of one endpoint: the configured one, or the first it lists."""
 
     def __init__(self, settings: ChatSettings) -> None:
         self._client = openai.AsyncOpenAI(
@@ -53,11 +53,11 @@ class LanguageModel:
         self._limits = {"max_tokens": settings.max_tokens, "temperature": settings.temperature}
 
     async def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         await self._client.close()
 
     async def model(self) -> str:
-        """The configured model, or the endpoint's first, asked each time. Raises ``EngineUnavailable``."""
+        """Ask the endpoint for its models; return the configured or the first one. Raises ``EngineUnavailable``."""
         with _own_errors():
             listed = await self._client.with_options(max_retries=0, timeout=_STATUS_TIMEOUT_S).models.list()
         names = [model.id for model in listed.data]
@@ -70,7 +70,7 @@ class LanguageModel:
     async def stream(
         self, model: str, messages: Messages, tools: Sequence[ChatCompletionFunctionToolParam] = (), **options: Any
     ) -> AsyncGenerator[str | RequestedCall | TokenUsage, None]:
-        """Pieces of text, then the tools it wants called, then the usage. Leaving the iteration stops the model."""
+        """Yield pieces of text, then requested tool calls, then the usage. Leaving the iteration stops the model."""
         if tools:
             options["tools"] = list(tools)
         calls: dict[int, RequestedCall] = {}
@@ -97,14 +97,14 @@ class LanguageModel:
         yield usage
 
     async def choose(self, model: str, messages: Messages, choices: Sequence[str]) -> str:
-        """One of ``choices``, by constrained decoding (vLLM's structured outputs)."""
+        """Make the model answer with one of ``choices``, by constrained decoding (vLLM's structured outputs)."""
         answer = await self.complete(
             model, messages, max_tokens=8, extra_body={"structured_outputs": {"choice": list(choices)}}
         )
         return answer if answer in choices else choices[0]
 
     async def complete(self, model: str, messages: Messages, **options: Any) -> str:
-        """The most likely answer as a whole."""
+        """Return the whole answer, decoded greedily."""
         with _own_errors():
             answer = await self._client.chat.completions.create(
                 model=model, messages=list(messages), temperature=0, **options
@@ -113,7 +113,7 @@ class LanguageModel:
 
 
 def _joined(before: RequestedCall | None, piece: ChoiceDeltaToolCall) -> RequestedCall:
-    """A call with the next piece of the stream added: the name comes first, the arguments little by little."""
+    """Add the next piece of the stream to a call: the name comes first, the arguments piece by piece."""
     function = piece.function
     name, arguments = (function.name or "", function.arguments or "") if function is not None else ("", "")
     if before is None:
@@ -132,6 +132,6 @@ def _own_errors() -> Iterator[None]:
     except openai.RateLimitError:
         raise Overloaded("the language model is busy; try again soon") from None
     except openai.BadRequestError as error:
-        raise InvalidRequest(f"the language model refuses this conversation: {str(error)[:300]}") from None
+        raise InvalidRequest(f"the language model rejected this conversation: {str(error)[:300]}") from None
     except openai.APIError as error:
         raise EngineUnavailable(f"the language model failed: {type(error).__name__}") from None

@@ -1,8 +1,8 @@
-"""Talk or draw, for language models too small to choose tools reliably, and the prompt of the picture.
+"""Decide between talking and generating, and write the prompt, for models too small to choose tools reliably.
 
-The wording decides where it can. Elsewhere the model chooses between two words by constrained decoding with ten
-examples, and rewrites the last picture's prompt for "now in purple"; what it writes is checked against the user's own
-words, which are kept when in doubt.
+Wording alone decides where it is clear. Elsewhere the model chooses between two words by constrained decoding with ten
+examples, and it rewrites the last image's prompt for requests such as "now in purple". What it writes is checked
+against the user's own words, which are used when in doubt.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _TALK_EXCHANGES = 2
 _BACKGROUND = re.compile(r"\b(?:an?|the)?\s*([\w-]+) background\b", re.I)
 _BACKGROUND_IS = re.compile(r"\bbackground\s+(?:to\s+be\s+|to\s+|in\s+|into\s+)?([\w-]+)", re.I)
 _ON_BACKGROUND = re.compile(r"\s*\b(?:on|with|in) (?:an?|the) [\w-]+ background\b", re.I)
-# Words that name nothing to be seen.
+# Words that name nothing visible.
 _FILLERS = frozenset(
     re.findall(
         r"\w+",
@@ -77,7 +77,7 @@ _RECALL_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to do: draw ``prompt``, or answer ``text``."""
+    """One thing to do: generate ``prompt``, or answer ``text``."""
 
     text: str
     prompt: str | None = None
@@ -85,54 +85,55 @@ class Part:
 
 @dataclass(frozen=True)
 class Past:
-    """What the conversation holds: the user's messages, each with its answer, and the last picture's prompt."""
+    """The conversation so far: the user's messages, each with its answer, and the last image's prompt."""
 
     exchanges: Sequence[tuple[str, str]] = ()
     last_prompt: str | None = None
 
 
 class Router:
-    """Plans what a message asks for. ``model`` is ``None`` while there is no language model: wording alone decides."""
+    """Plans what a message asks for. Without a language model (``model=None``) wording alone decides."""
 
     def __init__(self, llm: LanguageModel, model: str | None) -> None:
         self._llm = llm
         self._model = model
 
     async def plan(self, message: str, past: Past) -> list[Part]:
-        """The parts in their order; at least one."""
+        """Split a message into at least one part, in order."""
         if (prompt := wording.commanded(message)) is not None:
             return [Part(message, prompt)]
         if past.last_prompt is not None and wording.is_repeat(message):
             return [Part(message, past.last_prompt)]
         readings = [(clause, *wording.read(clause)) for clause in wording.clauses(message)]
-        draws = any(reading is Wording.DRAW for _, reading, _ in readings)
+        generates = any(reading is Wording.IMAGE for _, reading, _ in readings)
         parts = []
         for clause, reading, subject in readings:
-            if reading is Wording.DRAW:
+            if reading is Wording.IMAGE:
                 parts.append(Part(clause, await self._prompt(clause, subject, past)))
             elif reading is Wording.TALK:
                 parts.append(Part(clause))
-            elif not draws and await self._wants_picture(clause, past):
+            elif not generates and await self._wants_image(clause, past):
                 is_change = wording.asks_for_change(clause)
-                parts.append(Part(clause, await self._prompt(clause, wording.subject(clause), past, is_change)))
-        # Small talk beside a wish for a picture needs no answer; alone it is answered as a whole.
-        return parts if parts and (draws or any(part.prompt for part in parts)) else [Part(message)]
+                prompt = await self._prompt(clause, wording.subject(clause), past, is_change=is_change)
+                parts.append(Part(clause, prompt))
+        # Small talk beside a request for an image needs no answer; on its own it is answered as a whole.
+        return parts if parts and (generates or any(part.prompt for part in parts)) else [Part(message)]
 
-    async def _wants_picture(self, clause: str, past: Past) -> bool:
+    async def _wants_image(self, clause: str, past: Past) -> bool:
         if self._model is None:
             return past.last_prompt is not None and wording.asks_for_change(clause)
-        messages = _examples(_CHOOSE, [(_with_picture(last, asked), answer) for last, asked, answer in _CHOICES])
-        messages.append({"role": "user", "content": _with_picture(past.last_prompt or "", clause)})
+        messages = _examples(_CHOOSE, [(_with_last_prompt(last, asked), answer) for last, asked, answer in _CHOICES])
+        messages.append({"role": "user", "content": _with_last_prompt(past.last_prompt or "", clause)})
         return await self._llm.choose(self._model, messages, ["talk", "image"]) == "image"
 
-    async def _prompt(self, clause: str, subject: str, past: Past, is_change: bool = False) -> str:
-        """The user's own words, or the last prompt changed by them."""
+    async def _prompt(self, clause: str, subject: str, past: Past, *, is_change: bool = False) -> str:
+        """Return the user's own words, or the last prompt changed by them."""
         if past.last_prompt is None or not (wording.points_back(subject) or is_change):
             return subject
         return changed_background(past.last_prompt, clause) or await self._rewritten(past.last_prompt, clause)
 
     async def recall(self, message: str, past: Past) -> str | None:
-        """The answer to a question about the conversation itself; ``None`` for every other message."""
+        """Answer a question about the conversation itself; return ``None`` for every other message."""
         if self._model is None or not past.exchanges or not wording.is_recall(message):
             return None
         memory = recalled(message, past)
@@ -157,7 +158,7 @@ class Router:
 
 
 def talk_messages(message: str, past: Past) -> list[ChatCompletionMessageParam]:
-    """What the small model is asked: examples, the latest exchanges, the message."""
+    """Build the messages for the small model: examples, the latest exchanges, the message."""
     messages = _examples(_TALK, _TALKS)
     for asked, answer in past.exchanges[-_TALK_EXCHANGES:]:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
@@ -165,18 +166,20 @@ def talk_messages(message: str, past: Past) -> list[ChatCompletionMessageParam]:
 
 
 def recalled(message: str, past: Past) -> str:
-    """What a question about the conversation is about: the last message, the one before it, or the last wish."""
+    """Find what a question about the conversation refers to: one of the last messages, or the last image request."""
     said = [asked for asked, _ in past.exchanges]
-    if wording.is_about_pictures(message):
-        wishes = [
-            asked for asked in said if any(wording.read(clause)[0] is Wording.DRAW for clause in wording.clauses(asked))
+    if wording.is_about_images(message):
+        requests = [
+            asked
+            for asked in said
+            if any(wording.read(clause)[0] is Wording.IMAGE for clause in wording.clauses(asked))
         ]
-        return (wishes or said)[-1]
+        return (requests or said)[-1]
     return said[-2] if wording.is_earlier(message) and len(said) > 1 else said[-1]
 
 
 def changed_background(previous: str, change: str) -> str | None:
-    """``previous`` on the background that ``change`` names, if that is all it names."""
+    """Put ``previous`` on the background that ``change`` names; return ``None`` if it names anything else."""
     named = (found[1].lower() for pattern in (_BACKGROUND_IS, _BACKGROUND) for found in pattern.finditer(change))
     colour = next((word for word in named if word not in _FILLERS), None)
     if colour is None or _words(change) - {colour} - _words(previous):
@@ -186,7 +189,7 @@ def changed_background(previous: str, change: str) -> str | None:
 
 
 def is_faithful(written: str, previous: str, change: str) -> bool:
-    """Whether a rewritten prompt has all that the change names and nothing that nobody said."""
+    """Return whether a rewritten prompt has everything the change names and nothing that nobody said."""
     words = _words(written)
     return _words(change) <= words <= _words(previous) | _words(change)
 
@@ -202,7 +205,7 @@ def _examples(system: str, pairs: Sequence[tuple[str, str]]) -> list[ChatComplet
     return messages
 
 
-def _with_picture(last: str, message: str) -> str:
+def _with_last_prompt(last: str, message: str) -> str:
     return f"[last picture: {last}] {message}" if last else f"[no picture yet] {message}"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the chat backend; address and who may call are ``aquatint.settings.ApiSettings``."""
+"""Settings of the chat backend; its address and access control are in ``aquatint.settings.ApiSettings``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SYSTEM_PROMPT = (
 
 
 class Intent(StrEnum):
-    """Who decides between talking and drawing."""
+    """What decides between talking and generating an image."""
 
     AUTO = "auto"
     TOOLS = "tools"
@@ -53,29 +53,29 @@ class ChatSettings(BaseSettings):
     web: Path = Path(__file__).parent / "web"
 
     def mcp_servers(self) -> dict[str, McpServer]:
-        """MCP servers by name, from ``mcp_config`` or just ours. Raises ``InvalidRequest``."""
+        """Return the MCP servers by name: those of ``mcp_config``, or else ours. Raises ``InvalidRequest``."""
         if self.mcp_config is None:
             headers = {} if self.mcp_token is None else {"Authorization": f"Bearer {self.mcp_token.get_secret_value()}"}
             return {"aquatint": McpServer(url=self.mcp_url, headers=headers)}
         try:
             return McpConfig.model_validate(json.loads(self.mcp_config.read_text())).servers
         except OSError:
-            raise InvalidRequest("AQUATINT_CHAT_MCP_CONFIG: this file cannot be read") from None
+            raise InvalidRequest("AQUATINT_CHAT_MCP_CONFIG: the file cannot be read") from None
         except ValueError as error:
-            why = from_validation(error) if isinstance(error, ValidationError) else "it is not JSON"
+            why = from_validation(error) if isinstance(error, ValidationError) else "the file is not JSON"
             raise InvalidRequest(f"AQUATINT_CHAT_MCP_CONFIG: {why}") from None
 
     def intent_for(self, model: str) -> tuple[Intent, str]:
-        """Who decides with this language model, and why."""
+        """Return what decides for this language model, and why."""
         if self.intent is not Intent.AUTO:
-            return self.intent, "AQUATINT_CHAT_INTENT says so"
+            return self.intent, "set by AQUATINT_CHAT_INTENT"
         if model == EMBEDDED_MODEL:
-            return Intent.ROUTER, f"{model} is too small to choose tools"
-        return Intent.TOOLS, f"{model} is taken to be able to call tools"
+            return Intent.ROUTER, f"{model} is too small to call tools"
+        return Intent.TOOLS, f"{model} is assumed to call tools"
 
 
 class McpServer(BaseModel):
-    """One entry of ``mcpServers``: a URL with headers, or a command to start."""
+    """An entry of ``mcpServers``: a URL with headers, or a command to run."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -84,11 +84,11 @@ class McpServer(BaseModel):
     command: str | None = None
 
     def transport(self) -> dict[str, Any]:
-        """The entry as FastMCP's client takes it."""
+        """Return the entry as FastMCP's client expects it."""
         return self.model_dump(exclude_none=True)
 
 
 class McpConfig(BaseModel):
-    """The file that MCP clients share: ``{"mcpServers": {"name": {…}}}``."""
+    """The configuration file format shared by MCP clients: ``{"mcpServers": {"name": {…}}}``."""
 
     servers: dict[str, McpServer] = Field(alias="mcpServers", min_length=1)

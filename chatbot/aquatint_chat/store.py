@@ -1,6 +1,6 @@
-"""Conversations, their messages and pictures in one database: SQLite in a file, or PostgreSQL by its URL.
+"""Conversations, their messages and images in one database: SQLite in a file, or PostgreSQL by its URL.
 
-Pictures are rows too: deleting a conversation deletes them, and a copy of the database is a copy of everything.
+Images are rows too: deleting a conversation deletes them, and a copy of the database is a copy of everything.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, async_sessionmaker,
 from sqlalchemy.orm import DeclarativeBase, Mapped, defer, mapped_column, relationship, selectinload
 from sqlalchemy.types import DateTime
 
-from aquatint.contract.errors import ConversationNotFound, ImageNotFound, InvalidRequest, StoreUnavailable
+from aquatint.contract.errors import ImageNotFound, InvalidRequest, StoreUnavailable
+from aquatint_chat.errors import ConversationNotFound
 
 _log = logging.getLogger("aquatint.chat")
 
@@ -38,11 +39,11 @@ def _id() -> str:
 
 
 class Base(AsyncAttrs, DeclarativeBase):
-    """Root of the tables."""
+    """Base class of the tables."""
 
 
 class Conversation(Base):
-    """A conversation of one owner."""
+    """A conversation and its owner."""
 
     __tablename__ = "conversations"
     __table_args__ = (Index("conversations_by_owner", "owner", "updated_at"),)
@@ -56,7 +57,7 @@ class Conversation(Base):
 
 
 class Message(Base):
-    """What one side said. ``status`` is ``complete``, ``stopped`` or ``failed``, the latter with ``error``."""
+    """What one side said. ``status`` is ``complete``, ``stopped`` or ``failed``; ``error`` says why it failed."""
 
     __tablename__ = "messages"
 
@@ -69,11 +70,11 @@ class Message(Base):
     tool_calls: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=_now)
-    images: Mapped[list[Picture]] = relationship(order_by="Picture.number", cascade="all, delete-orphan")
+    images: Mapped[list[Image]] = relationship(order_by="Image.number", cascade="all, delete-orphan")
 
 
-class Picture(Base):
-    """A drawn picture and how it was made. ``id`` cannot be guessed: whoever has it may see the picture."""
+class Image(Base):
+    """A generated image and its parameters. ``id`` cannot be guessed: whoever knows it may see the image."""
 
     __tablename__ = "pictures"
 
@@ -91,10 +92,10 @@ class Picture(Base):
 
 
 @dataclass(frozen=True)
-class PicturePage:
-    """Some pictures, newest first, and where the next page begins."""
+class ImagePage:
+    """A page of images, newest first, and where the next one begins."""
 
-    pictures: Sequence[Picture]
+    images: Sequence[Image]
     next_cursor: int | None
 
 
@@ -102,17 +103,17 @@ class PicturePage:
 def _store_errors() -> Iterator[None]:
     try:
         yield
-    # Drivers raise the system's own errors when there is no server to connect to.
+    # Drivers raise operating system errors when no server answers.
     except (SQLAlchemyError, OSError) as error:
         _log.error("the database failed", exc_info=error)
-        raise StoreUnavailable("conversations cannot be stored or read now; try again later") from None
+        raise StoreUnavailable("conversations cannot be saved or loaded right now; try again later") from None
 
 
-_WITHOUT_DATA = defer(Picture.data, raiseload=True)
+_WITHOUT_DATA = defer(Image.data, raiseload=True)
 
 
 class ChatStore:
-    """All access to the database. Every method raises ``StoreUnavailable`` when it cannot be reached."""
+    """Reads and writes the database. Every method raises ``StoreUnavailable`` when it cannot be reached."""
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
@@ -125,29 +126,32 @@ class ChatStore:
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
 
     async def open(self) -> None:
-        """Create the tables where there are none."""
+        """Create the tables if they do not exist."""
         with _store_errors():
             async with self._engine.begin() as connection:
                 await connection.run_sync(Base.metadata.create_all)
 
     async def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         await self._engine.dispose()
 
     async def check(self) -> None:
-        """Ask the database something."""
+        """Raise ``StoreUnavailable`` unless the database answers a query."""
         async with self._session() as session:
             await session.execute(text("SELECT 1"))
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[AsyncSession]:
-        """A transaction: committed at the end of the block, rolled back by an exception."""
+        """Open a transaction: committed at the end of the block, rolled back by an exception."""
         with _store_errors():
             async with self._sessions.begin() as session:
                 yield session
 
-    async def conversations(self, owner: str | None, query: str = "", limit: int = 200) -> Sequence[Conversation]:
-        """The owner's conversations (``None``: everybody's), latest first; ``query`` is in the title or a message."""
+    async def conversations(self, owner: str | None, *, query: str = "", limit: int = 200) -> Sequence[Conversation]:
+        """List the conversations of ``owner`` (``None``: everyone's), the most recent first.
+
+        ``query`` is text in the title or in a message.
+        """
         wanted = select(Conversation).order_by(Conversation.updated_at.desc()).limit(limit)
         if owner is not None:
             wanted = wanted.where(Conversation.owner == owner)
@@ -158,7 +162,7 @@ class ChatStore:
             return (await session.scalars(wanted)).all()
 
     async def conversation(self, conversation_id: str, owner: str | None) -> Conversation:
-        """One conversation with messages and pictures (without their bytes). Raises ``ConversationNotFound``."""
+        """Load a conversation with messages and images, without their bytes. Raises ``ConversationNotFound``."""
         async with self._session() as session:
             return await self._find(session, conversation_id, owner)
 
@@ -170,11 +174,12 @@ class ChatStore:
         return found
 
     async def begin_turn(
-        self, owner: str, conversation_id: str | None, content: str, replace_from: int | None
+        self, owner: str, content: str, *, conversation_id: str | None = None, replace_from: int | None = None
     ) -> tuple[Conversation, Message]:
-        """Add what the user says, to a new conversation if none is named.
+        """Add the user's message, to a new conversation if ``conversation_id`` is ``None``.
 
-        ``replace_from`` is a message of the user's: it and all after it make room, as in edit and retry.
+        ``replace_from`` is the id of an earlier message from the user: it and all later ones are deleted first, as for
+        edit and retry. Raises ``ConversationNotFound`` or ``InvalidRequest``.
         """
         async with self._session() as session:
             if conversation_id is None:
@@ -195,62 +200,62 @@ class ChatStore:
             return
         replaced = next((m for m in conversation.messages if m.id == replace_from and m.role == "user"), None)
         if replaced is None:
-            raise InvalidRequest("replace_message_id: no message of the user's has this id")
+            raise InvalidRequest("replace_message_id: the user has no message with this id")
         del conversation.messages[conversation.messages.index(replaced) :]
 
     async def end_turn(self, conversation_id: str, message: Message) -> None:
-        """Add the answer, with its pictures, if the conversation is still there."""
+        """Add the answer and its images. Raises ``ConversationNotFound`` if the conversation was deleted meanwhile."""
         async with self._session() as session:
             conversation = await session.get(Conversation, conversation_id)
             if conversation is None:
-                raise ConversationNotFound("the conversation was deleted meanwhile")
+                raise ConversationNotFound("the conversation was deleted in the meantime")
             message.conversation_id = conversation_id
             session.add(message)
             conversation.updated_at = _now()
 
     async def rename(self, conversation_id: str, owner: str | None, title: str) -> Conversation:
-        """Give a conversation another title."""
+        """Give a conversation another title. Raises ``ConversationNotFound``."""
         async with self._session() as session:
             found = await self._find(session, conversation_id, owner)
             found.title = title
             return found
 
     async def delete(self, conversation_id: str, owner: str | None) -> None:
-        """Delete a conversation, its messages and its pictures."""
+        """Delete a conversation with its messages and images. Raises ``ConversationNotFound``."""
         async with self._session() as session:
             await session.delete(await self._find(session, conversation_id, owner))
 
-    async def pictures(
-        self, owner: str | None, query: str = "", cursor: int | None = None, limit: int = 60
-    ) -> PicturePage:
-        """The owner's pictures, newest first; ``query`` are words of the prompt."""
-        wanted = select(Picture).options(_WITHOUT_DATA).order_by(Picture.number.desc()).limit(limit + 1)
+    async def images(
+        self, owner: str | None, *, query: str = "", cursor: int | None = None, limit: int = 60
+    ) -> ImagePage:
+        """List the images of ``owner`` (``None``: everyone's), newest first; ``query`` holds words of the prompt."""
+        wanted = select(Image).options(_WITHOUT_DATA).order_by(Image.number.desc()).limit(limit + 1)
         if owner is not None:
-            wanted = wanted.where(Picture.owner == owner)
+            wanted = wanted.where(Image.owner == owner)
         if cursor is not None:
-            wanted = wanted.where(Picture.number < cursor)
+            wanted = wanted.where(Image.number < cursor)
         for word in query.split():
-            wanted = wanted.where(Picture.prompt.icontains(word, autoescape=True))
+            wanted = wanted.where(Image.prompt.icontains(word, autoescape=True))
         async with self._session() as session:
             found = (await session.scalars(wanted)).all()
         more = len(found) > limit
-        return PicturePage(found[:limit], found[limit - 1].number if more else None)
+        return ImagePage(found[:limit], found[limit - 1].number if more else None)
 
-    async def picture(self, picture_id: str) -> Picture:
-        """One picture with its bytes. Raises ``ImageNotFound``."""
+    async def image(self, image_id: str) -> Image:
+        """Load an image with its bytes. Raises ``ImageNotFound``."""
         async with self._session() as session:
-            found = await session.scalar(select(Picture).where(Picture.id == picture_id))
+            found = await session.scalar(select(Image).where(Image.id == image_id))
         if found is None:
             raise ImageNotFound("there is no such image")
         return found
 
-    async def delete_picture(self, picture_id: str, owner: str | None) -> None:
-        """Delete a picture; the message it belongs to stays. Raises ``ImageNotFound``."""
-        wanted = delete(Picture).where(Picture.id == picture_id)
+    async def delete_image(self, image_id: str, owner: str | None) -> None:
+        """Delete an image; the message it belongs to stays. Raises ``ImageNotFound``."""
+        wanted = delete(Image).where(Image.id == image_id)
         if owner is not None:
-            wanted = wanted.where(Picture.owner == owner)
+            wanted = wanted.where(Image.owner == owner)
         async with self._session() as session:
-            if not (await session.execute(wanted.returning(Picture.number))).all():
+            if not (await session.execute(wanted.returning(Image.number))).all():
                 raise ImageNotFound("there is no such image")
 
 
@@ -262,7 +267,7 @@ def _title(content: str) -> str:
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
-    # Readers and a writer at once, and a write survives a killed process.
+    # Reads go on during a write, and a committed write survives a killed process.
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA busy_timeout = 10000")
     cursor.close()

@@ -1,4 +1,4 @@
-"""A language model for tests: an OpenAI-compatible ASGI app that says what it was told to say."""
+"""A language model for tests: an OpenAI-compatible ASGI app with scripted replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: words, tool calls as ``(name, JSON arguments)``, or a failure with an HTTP status."""
+    """One reply: text, tool calls as ``(name, JSON arguments)``, or a failure with an HTTP status."""
 
     text: str = ""
     calls: tuple[tuple[str, str], ...] = ()
@@ -23,10 +23,10 @@ class Reply:
 
 @dataclass
 class FakeLlm:
-    """Answers with ``replies`` in their order, then with ``default``.
+    """Answers with ``replies`` in order, then with ``default``.
 
-    ``requests`` holds the bodies it got. ``gate``, when given, is awaited after a stream's first word; ``active``
-    counts streams begun and not ended.
+    ``requests`` holds the bodies it received. ``gate``, if given, is awaited after every word of a stream; ``active``
+    counts the streams under way.
     """
 
     model: str = "fake-llm"
@@ -37,7 +37,7 @@ class FakeLlm:
     active: int = 0
 
     def app(self) -> FastAPI:
-        """The ASGI app; OpenAI clients use its ``/v1``."""
+        """Make the ASGI app; OpenAI clients use its ``/v1``."""
         app = FastAPI()
 
         @app.get("/v1/models")

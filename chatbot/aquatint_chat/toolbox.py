@@ -1,4 +1,4 @@
-"""Tools of one or more MCP servers: listed, validated, called with progress, stopped when the caller stops."""
+"""Tools of one or more MCP servers: listed, validated, called with progress, cancelled with the caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from aquatint_chat.settings import McpServer
 
 _log = logging.getLogger("aquatint.chat")
 
-# Where the picture so far travels in a progress notification's ``_meta``; ``mcp/`` writes it.
+# The key of the image so far in a progress notification's ``_meta``; ``mcp/`` writes it.
 PREVIEW_META = "aquatint/preview"
 _LIST_EVERY_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -37,7 +37,7 @@ _CONNECTION_ERRORS = (httpx2.HTTPError, OSError, RuntimeError, FastMCPError, MCP
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool under the name the language model knows; ``remote_name`` is the server's own."""
+    """A tool, by the name that the language model sees; ``remote_name`` is the server's."""
 
     name: str
     server: str
@@ -46,7 +46,7 @@ class Tool:
     schema: dict[str, Any]
 
     def for_llm(self) -> ChatCompletionFunctionToolParam:
-        """The tool as OpenAI's chat completions take it."""
+        """Return the tool in the format of OpenAI's chat completions."""
         return {
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": self.schema},
@@ -64,7 +64,7 @@ class ToolProgress:
 
 @dataclass(frozen=True)
 class ToolImage:
-    """A picture a tool made."""
+    """An image that a tool made."""
 
     data: bytes
     media_type: str
@@ -73,7 +73,7 @@ class ToolImage:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """The end of a call: its words, its pictures, and the facts the server gave."""
+    """The result of a call: text, images and structured content."""
 
     text: str
     images: list[ToolImage] = field(default_factory=list)
@@ -81,7 +81,7 @@ class ToolResult:
 
 
 class Toolbox:
-    """The tools of every configured server. A server that is away takes only its own tools with it."""
+    """The tools of all configured servers. While a server is down only its own tools are missing."""
 
     def __init__(self, servers: Mapping[str, McpServer | Any], timeout_s: float) -> None:
         self._servers = dict(servers)
@@ -92,7 +92,7 @@ class Toolbox:
         self._listing = asyncio.Lock()
 
     async def tools(self) -> dict[str, Tool]:
-        """All tools by name, asked again every half minute and as long as a server is away."""
+        """Return all tools by name; the servers are asked again every 30 s, and each time while one of them is down."""
         async with self._listing:
             if self._down or time.monotonic() - self._listed_at > _LIST_EVERY_S:
                 await self._list()
@@ -110,7 +110,7 @@ class Toolbox:
             else:
                 listed += [(server, tool) for tool in tools]
         names = [tool.name for _, tool in listed]
-        # Equal names of several servers are told apart by the server's.
+        # Where several servers have a tool of the same name, the server's name tells them apart.
         self._tools = {
             tool.name if names.count(tool.name) == 1 else f"{server}__{tool.name}": Tool(
                 tool.name if names.count(tool.name) == 1 else f"{server}__{tool.name}",
@@ -128,41 +128,44 @@ class Toolbox:
             return await client.list_tools()
 
     async def check(self) -> None:
-        """Raises ``EngineUnavailable`` naming the servers that are away."""
+        """Raise ``EngineUnavailable`` naming the servers that are down."""
         await self.tools()
         if self._down:
             raise EngineUnavailable("; ".join(f"{server}: {why}" for server, why in self._down.items()))
 
     async def tool(self, name: str) -> Tool:
-        """The tool of this name. Raises ``EngineUnavailable`` while servers are away, else ``InvalidRequest``."""
+        """Find a tool by name.
+
+        Raises ``InvalidRequest`` if there is none, or ``EngineUnavailable`` if a server that is down may have it.
+        """
         tools = await self.tools()
         if name in tools:
             return tools[name]
         if self._down:
-            raise EngineUnavailable(f"pictures cannot be drawn now: {'; '.join(self._down.values())}")
-        raise InvalidRequest(f"tool: there is no {name!r}; there are {', '.join(sorted(tools)) or 'none'}")
+            raise EngineUnavailable(f"pictures cannot be generated now: {'; '.join(self._down.values())}")
+        raise InvalidRequest(f"tool: there is no {name!r}; available: {', '.join(sorted(tools)) or 'none'}")
 
     async def structured(self, name: str) -> dict[str, Any]:
-        """The structured answer of a tool without arguments."""
+        """Call a tool without arguments and return its structured content."""
         async for event in self.call(name, {}):
             if isinstance(event, ToolResult):
                 return event.structured
         return {}
 
     async def call(self, name: str, arguments: dict[str, Any]) -> AsyncGenerator[ToolProgress | ToolResult, None]:
-        """Progress while it runs, then the result. Leaving the iteration cancels the call at the server.
+        """Yield progress while the tool runs, then the result. Leaving the iteration cancels the call at the server.
 
         Raises:
-            InvalidRequest: No such tool, or arguments that do not fit its schema.
-            EngineUnavailable: The server cannot be reached, or went away meanwhile.
-            DeadlineExceeded: It took longer than ``timeout_s``.
-            AquatintError: What the tool itself failed with.
+            InvalidRequest: There is no such tool, or the arguments do not fit its schema.
+            EngineUnavailable: The server cannot be reached, or went down during the call.
+            DeadlineExceeded: The call took longer than ``timeout_s``.
+            AquatintError: The tool itself failed.
         """
         tool = await self.tool(name)
         _validate(tool, arguments)
         events: asyncio.Queue[ToolProgress | None] = asyncio.Queue()
         calling = asyncio.create_task(self._call(tool, arguments, events))
-        # ``None`` ends the reading, whether the call succeeded or not.
+        # ``None`` marks the end, whether the call succeeded or not.
         calling.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -188,7 +191,7 @@ class Toolbox:
 
     @contextlib.asynccontextmanager
     async def _connected(self, server: str, on_message: Any = None) -> AsyncIterator[Client[Any]]:
-        """A connection for one call, so that a server may go and come back between two."""
+        """Connect for a single call, so that a server may restart between two."""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async for attempt in AsyncRetrying(
@@ -210,7 +213,7 @@ class Toolbox:
                 if isinstance(error, TimeoutError):
                     raise
                 raise errors.from_wire(str(error)) or EngineUnavailable(
-                    f"the MCP server {server} failed amid the call"
+                    f"the MCP server {server} failed during the call"
                 ) from None
 
     def _client(self, server: str, on_message: Any) -> Client[Any]:
@@ -234,7 +237,7 @@ def _progress(params: Any) -> ToolProgress:
 
 def _failure(answer: mcp_types.CallToolResult) -> AquatintError:
     text = _text(answer)
-    return errors.from_wire(text) or EngineUnavailable(text[:500] or "the tool failed without a word")
+    return errors.from_wire(text) or EngineUnavailable(text[:500] or "the tool failed without a message")
 
 
 def _text(answer: mcp_types.CallToolResult) -> str:
@@ -242,7 +245,7 @@ def _text(answer: mcp_types.CallToolResult) -> str:
 
 
 async def _result(client: Client[Any], answer: mcp_types.CallToolResult) -> ToolResult:
-    """Whole pictures by their links; what stands in the answer itself may be a smaller copy."""
+    """Fetch the images by their links: those inside the answer may be smaller copies."""
     structured = answer.structured_content or {}
     seeds = {
         entry.get("resource"): entry.get("seed") for entry in structured.get("images", []) if isinstance(entry, dict)

@@ -1,6 +1,6 @@
-"""What plain wording already says: which part of a message asks for a picture, and of what. English, no model.
+"""What wording alone reveals: which part of a message asks for an image, and of what. English only, no model.
 
-This is enough for "draw a fox"; ``router`` asks the language model about the rest.
+This is enough for "draw a fox"; ``router`` asks the language model about everything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEAD = (
     r"kindly|just|can you|could you|would you|will you|can i|could i|may i|i'd|i would|i|you|want|would like|like|love|"
     r"need|to|see|let's|let us|for me|go and|try to|help me)\b[\s,!.]*)*"
 )
-# "draw a conclusion" and its kind are talk.
+# "draw a conclusion" and the like are talk.
 _FIGURE_OF_SPEECH = r"(?!\s+(?:an?\s+|the\s+)?(?:conclusion|comparison|parallel|distinction|lesson|line between)s?\b)"
 _DRAWS = re.compile(rf"{_LEAD}{_DRAW}\b{_FIGURE_OF_SPEECH}\s*(?:me\b|us\b|for me\b)?\s*,?\s*(?P<what>.+)", re.I | re.S)
 _MAKES = re.compile(
@@ -69,85 +69,80 @@ _FOLLOW_UP = re.compile(
 
 
 class Wording(StrEnum):
-    """What a clause's wording says."""
+    """What the wording of a clause asks for."""
 
-    DRAW = "draw"
+    IMAGE = "image"
     TALK = "talk"
     UNCLEAR = "unclear"
 
 
 def commanded(message: str) -> str | None:
-    """The prompt of ``/imagine PROMPT``; ``None`` for other messages. Raises ``InvalidRequest`` without a prompt."""
+    """Return the prompt of ``/imagine PROMPT``, or ``None``. Raises ``InvalidRequest`` if the prompt is missing."""
     command, _, prompt = message.strip().partition(" ")
     if command.lower() != COMMAND:
         return None
     if not prompt.strip():
-        raise InvalidRequest(f"{COMMAND}: say what to draw, like {COMMAND} a fox on a blue background")
+        raise InvalidRequest(f"{COMMAND}: say what to generate, as in {COMMAND} a fox on a blue background")
     return prompt.strip()
 
 
 def clauses(message: str) -> Iterator[str]:
-    """The parts of a message that may ask for different things."""
+    """Split a message into parts that may ask for different things."""
     for part in _CLAUSE.split(message.strip()):
         if part.strip(" ,.!?"):
             yield part.strip()
 
 
 def read(clause: str) -> tuple[Wording, str]:
-    """What the clause asks for and, when it is a picture, of what."""
+    """Return what a clause asks for and, if that is an image, its subject."""
     for pattern in (_DRAWS, _MAKES):
         found = pattern.fullmatch(clause)
         if found is not None and not _is_question(clause, pattern):
-            return Wording.DRAW, subject(found["what"])
+            return Wording.IMAGE, subject(found["what"])
     if _QUESTION.match(clause) and not asks_for_change(clause):
         return Wording.TALK, ""
     return Wording.UNCLEAR, ""
 
 
-def wants_picture(message: str) -> bool:
-    """Whether any part of it plainly asks for a picture."""
-    return any(read(clause)[0] is Wording.DRAW for clause in clauses(message))
-
-
 def _is_question(clause: str, pattern: re.Pattern[str]) -> bool:
-    """ "what is an emoji" names a picture and asks for none; "can you draw a fox?" asks for one."""
+    """Return whether a clause asks about images: "what is an emoji" does, but "can you draw a fox?" wants one."""
     return (
         pattern is _MAKES and re.match(rf"{_TELL}\b|(?:is|are|was|were|do|does|did|which)\b", clause, re.I) is not None
     )
 
 
 def subject(text: str) -> str:
-    """What should be seen, without the words around it: "a picture of a fox, please" is "a fox"."""
+    """Strip the words around the subject: "a picture of a fox, please" becomes "a fox"."""
     text = _ANNOUNCED.sub("", _TRAILER.sub("", text.strip(" ,.!?")), count=1)
     text = _WRAPPER.sub("", text, count=1)
     return text.strip(" ,.!?\"'") or text.strip()
 
 
 def points_back(subject: str) -> bool:
-    """Whether it stands for something named before: "it on a yellow background"."""
+    """Return whether a subject refers to something named before: "it on a yellow background"."""
     return _POINTER.match(subject) is not None
 
 
 def is_recall(message: str) -> bool:
-    """Whether it asks about the conversation itself."""
+    """Return whether a message asks about the conversation itself."""
     return _RECALL.search(message) is not None
 
 
-def is_about_pictures(message: str) -> bool:
-    """Whether a question about the conversation is about what was drawn."""
+def is_about_images(message: str) -> bool:
+    """Return whether a question about the conversation is about its images."""
     return re.search(rf"\b(?:{_DRAW}|drew|drawn|painted|{_PICTURE})\b", message, re.I) is not None
 
 
 def is_earlier(message: str) -> bool:
-    """Whether it is about what was said before the last message."""
+    """Return whether a question is about what came before the last message."""
     return re.search(r"\bbefore (?:that|it)|\bearlier\b|\bprevious(?:ly)?\b", message, re.I) is not None
 
 
 def is_repeat(message: str) -> bool:
-    """Whether it asks for the last picture once more."""
+    """Return whether a message asks for the last image once more."""
     return _REPEAT.fullmatch(message.strip()) is not None
 
 
 def asks_for_change(message: str) -> bool:
-    """Whether it reads like a change of the last picture: "now in purple"."""
+    """Return whether a message reads like a change to the last image: "now in purple"."""
     return len(message.split()) <= 14 and _FOLLOW_UP.match(message.strip()) is not None

@@ -1,6 +1,6 @@
 """The embedded language model: SmolLM2-135M-Instruct on a real vLLM, in an environment of its own.
 
-Anything that speaks OpenAI's API takes its place; nothing else here knows that it is vLLM.
+Any server with OpenAI's API can take its place: nothing outside this package knows that it is vLLM.
 """
 
 from aquatint_llm.environment import install, is_installed

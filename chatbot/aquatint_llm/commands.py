@@ -21,26 +21,32 @@ def add(app: typer.Typer) -> None:
 
 llm = typer.Typer(no_args_is_help=True, help="The embedded language model on vLLM.")
 
-Torch = Annotated[str, typer.Option(help="What pip installs first.")]
-PipOptions = Annotated[str, typer.Option(help="pip's options for torch, like one that chooses a CPU build.")]
+Torch = Annotated[str, typer.Option(help="The requirement that pip installs torch from.")]
+PipOptions = Annotated[str, typer.Option(help="Options of pip for torch, such as one that chooses a CPU build.")]
 
 
 @llm.command("install")
 def install_command(torch: Torch = "torch==2.13.0", pip_options: PipOptions = "") -> None:
-    """Make vLLM's own environment with the small language model (2.5 GB, minutes). Does nothing if it is there."""
+    """Install vLLM and the small language model in their own environment, unless they are there (2.5 GB, minutes)."""
     with clean_errors():
         home = read_settings(LlmSettings).home
-        install(home, torch, shlex.split(pip_options), lambda step: OUT.print(f"installing {step} …"))
+        install(
+            home,
+            torch,
+            pip_options=shlex.split(pip_options),
+            say=lambda step: OUT.print(f"installing {step} …"),
+        )
         OUT.print(f"{home}  {EMBEDDED_MODEL} on vLLM", soft_wrap=True)
 
 
 @llm.command()
 def serve(
-    install_first: Annotated[bool, typer.Option("--install", help="Install what is missing first.")] = False,
+    *,
+    install_first: Annotated[bool, typer.Option("--install", help="First install what is missing.")] = False,
     torch: Torch = "torch==2.13.0",
     pip_options: PipOptions = "",
 ) -> None:
-    """Serve the language model with OpenAI's API until Ctrl-C; this process becomes vLLM's."""
+    """Serve the language model with OpenAI's API until Ctrl-C; vLLM replaces this process."""
     if install_first:
         install_command(torch, pip_options)
     with clean_errors():

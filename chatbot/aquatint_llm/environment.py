@@ -1,4 +1,4 @@
-"""vLLM's virtual environment: its pins contradict ours, so nothing is shared."""
+"""vLLM's virtual environment: its pinned versions conflict with ours, so nothing is shared."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pathlib import Path
 from aquatint.contract.errors import EngineUnavailable
 
 _UV = "uv==0.13.9"
-# Exact versions with hashes, without torch's family, whose GPU builds would be fetched.
+# Exact versions with hashes, without torch and its companions, whose GPU builds would be downloaded.
 _LOCK = Path(__file__).with_name("requirements.txt")
 _LOCKED = ("--no-deps", "--require-hashes", "-r")
 _CONVERT = Path(__file__).with_name("convert.py")
 
 
 def python_of(home: Path) -> Path:
-    """The Python of the environment in ``home``."""
+    """Return the Python of the environment in ``home``."""
     return home / "bin" / "python"
 
 
 def model_folder(home: Path) -> Path:
-    """Where the environment keeps the model."""
+    """Return the folder of the model in the environment."""
     return home / "model"
 
 
 def is_installed(home: Path) -> bool:
-    """Whether ``install`` came to its end here; the model is the last thing it writes."""
+    """Return whether ``install`` finished here: the model is the last thing it writes."""
     return (model_folder(home) / "config.json").is_file()
 
 
-def install(home: Path, torch: str, pip_options: Sequence[str], say: Callable[[str], None]) -> None:
-    """Make the environment in ``home``: vLLM for CPUs and the model, 2.5 GB. Does nothing where it is whole.
+def install(home: Path, torch: str, *, pip_options: Sequence[str], say: Callable[[str], None]) -> None:
+    """Make the environment in ``home``: vLLM for CPUs and the model, 2.5 GB. Does nothing if it is complete.
 
     Args:
-        torch: What pip is asked for first, like ``torch==2.13.0``.
-        pip_options: Further options for that, like ``--index-url …`` to choose a CPU build.
+        torch: The requirement that pip installs, such as ``torch==2.13.0``.
+        pip_options: Options for that, such as ``--index-url …`` to choose a CPU build.
+        say: Called with the name of each step as it begins.
 
     Raises:
-        EngineUnavailable: A step failed; what pip said is in the message.
+        EngineUnavailable: A step failed; its output was printed to standard error.
     """
     if is_installed(home):
         return
@@ -59,7 +60,7 @@ def install(home: Path, torch: str, pip_options: Sequence[str], say: Callable[[s
 
 
 def _run(command: list[str]) -> str:
-    """Run to the end and return standard output."""
+    """Run a command to its end and return its standard output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How vLLM is started for a laptop: one thread, little memory, tool calls parsed."""
+"""The command that starts vLLM on a laptop: one thread, little memory, with tool calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HERE = Path(__file__).parent
 
 
 def _default_home() -> Path:
-    """``llm`` in our own virtual environment, else in our folder among the user's data."""
+    """Return ``llm`` inside our own virtual environment, or else in our folder for user data."""
     return (Path(sys.prefix) if sys.prefix != sys.base_prefix else user_data_folder()) / "llm"
 
 
 class LlmSettings(BaseSettings):
-    """The embedded language model's server."""
+    """Settings of the embedded language model's server."""
 
     model_config = SettingsConfigDict(env_prefix="AQUATINT_LLM_", env_file=".env", extra="ignore")
 
@@ -37,16 +37,16 @@ class LlmSettings(BaseSettings):
 
 
 def command(settings: LlmSettings) -> tuple[list[str], dict[str, str]]:
-    """vLLM's command line and environment. Raises ``EngineUnavailable`` before ``install``."""
+    """Return vLLM's command line and environment. Raises ``EngineUnavailable`` if it is not installed."""
     if not is_installed(settings.home):
         raise EngineUnavailable("vLLM is not installed here: aquatint llm install")
-    # Absolute, but not resolved: an environment's Python is a link to another one.
+    # Absolute, but not resolved: an environment's Python is a link to the system's.
     home = settings.home.absolute()
     arguments = {
         "--served-model-name": EMBEDDED_MODEL,
         "--host": settings.host,
         "--port": settings.port,
-        # On a CPU, bfloat16 and compilation are slower to run and to start.
+        # On a CPU, bfloat16 is slower to run and compilation slower to start.
         "--dtype": "float32",
         "--max-model-len": settings.max_model_len,
         "--max-num-seqs": settings.max_num_seqs,

@@ -1,4 +1,4 @@
-"""The HTTP server around the MCP server: images API, stored pictures, health, and the guards before them all."""
+"""The HTTP server around the MCP server: images API, stored images, health, and the guards in front of them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,21 @@ def create_app(
     engine: ImageGenerator,
     store: ImageStore,
     settings: ApiSettings,
+    *,
     mcp_settings: McpSettings,
     sweep_every_s: float = 300.0,
 ) -> FastAPI:
-    """``/mcp``, ``/v1/…``, ``/images``, ``/health/…`` and ``/metrics`` on one port."""
+    """Make the app that serves ``/mcp``, ``/v1/…``, ``/images``, ``/health/…`` and ``/metrics``."""
     authenticate, limiter = authenticator(settings), RateLimiter(settings.rate_limit)
-    server = build_server(engine, store, mcp_settings.inline_bytes, mcp_settings.preview_every, authenticate, limiter)
-    # Our own guard stands before everything, the MCP path too.
+    server = build_server(
+        engine,
+        store,
+        inline_bytes=mcp_settings.inline_bytes,
+        preview_every=mcp_settings.preview_every,
+        authenticate=authenticate,
+        limiter=limiter,
+    )
+    # Our own guard protects every path, including MCP's.
     mcp_app = server.http_app(path="/mcp", host_origin_protection=False)
 
     @contextlib.asynccontextmanager

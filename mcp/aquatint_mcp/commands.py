@@ -26,15 +26,15 @@ class Transport(StrEnum):
 
 
 def mcp(
-    transport: Annotated[Transport, typer.Option(help="stdio is for a client that starts this program.")] = (
+    transport: Annotated[Transport, typer.Option(help="stdio is for clients that start this program themselves.")] = (
         Transport.HTTP
     ),
 ) -> None:
     """Serve MCP at /mcp, the images API at /v1 and stored images at /images; settings come from the environment."""
     with extras.needs("mcp", "aquatint mcp"):
-        # The server's packages are not among a client's.
+        # A client's installation lacks the server's packages.
         from aquatint_mcp.serve import serve_http, serve_stdio  # noqa: PLC0415
-    # Standard output belongs to the protocol when it is stdio.
+    # With stdio, standard output belongs to the protocol.
     log_to_terminal(logging.INFO, quiet=("httpx", "docket", "mcp"))
     with clean_errors():
         asyncio.run(serve_http() if transport is Transport.HTTP else serve_stdio())

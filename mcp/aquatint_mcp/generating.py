@@ -1,4 +1,4 @@
-"""The ``generate_image`` tool: draw with progress, store, answer with links, a picture to look at and the facts."""
+"""The ``generate_image`` tool: generate with progress, store, answer with links, an image to look at and the facts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from aquatint.contract.errors import EngineUnavailable
 from aquatint.contract.generation import Generation, Progress
 from aquatint.contract.image_generator import ImageGenerator
 from aquatint.contract.request import GenerationRequest
-from aquatint.images import ImageStore, StoredImage
-from aquatint.images import convert as picture
+from aquatint.images import ImageStore, StoredImage, convert
 
 # The key under ``_meta`` of a progress notification: {"mimeType", "data" (base64), "step"}.
 PREVIEW_META = "aquatint/preview"
 
 
-class DrawnImage(BaseModel):
-    """One picture of an answer. ``stored`` is ``local`` while the image store is out of order."""
+class GeneratedImage(BaseModel):
+    """One image of an answer. ``stored`` is ``local`` while the image store fails."""
 
     id: str
     url: str
@@ -42,17 +41,17 @@ class DrawnImage(BaseModel):
     expires_at: float | None = None
 
 
-class DrawingResult(BaseModel):
+class GenerationResult(BaseModel):
     """The structured answer of ``generate_image``."""
 
-    images: list[DrawnImage]
+    images: list[GeneratedImage]
     parameters: dict[str, Any]
     timings: dict[str, float]
     dropped_tokens: int
 
 
-class Drawing:
-    """Draws for tools; ``inline_bytes`` limits the picture inside the answer, 0 leaves it out."""
+class ImageTool:
+    """Generates and stores images. ``inline_bytes`` limits the image inside the answer; 0 leaves it out."""
 
     def __init__(self, engine: ImageGenerator, store: ImageStore, inline_bytes: int) -> None:
         self._engine = engine
@@ -60,39 +59,39 @@ class Drawing:
         self._inline_bytes = inline_bytes
 
     async def __call__(self, request: GenerationRequest, ctx: Context, owner: str) -> ToolResult:
-        """Draw and store. Cancelling the call leaves the stream, which stops the denoiser at its next step."""
-        generation = await self._draw(request, ctx)
+        """Generate and store. Cancelling the call closes the stream, which stops the denoiser at its next step."""
+        generation = await self._generate(request, ctx)
         images = []
         for image in generation.images:
             parameters = generation.parameters.of_one_image()
             images.append(await self._store.put(image.png, "png", parameters=parameters, seed=image.seed, owner=owner))
         return self._result(generation, images)
 
-    async def _draw(self, request: GenerationRequest, ctx: Context) -> Generation:
+    async def _generate(self, request: GenerationRequest, ctx: Context) -> Generation:
         async with contextlib.aclosing(self._engine.stream(request)) as events:
             async for event in events:
                 if isinstance(event, Generation):
                     return event
                 await _report(ctx, event)
-        raise EngineUnavailable("the server ended the stream without a picture")
+        raise EngineUnavailable("the server ended the stream without an image")
 
     def _result(self, generation: Generation, images: list[StoredImage]) -> ToolResult:
-        drawn = [self._describe(image) for image in images]
-        result = DrawingResult(
-            images=drawn,
+        described = [self._describe(image) for image in images]
+        result = GenerationResult(
+            images=described,
             parameters=generation.parameters.model_dump(exclude={"preview_every"}),
             timings=generation.timings,
             dropped_tokens=generation.dropped_tokens,
         )
-        content: list[ContentBlock] = [TextContent(type="text", text=_in_words(generation, drawn))]
+        content: list[ContentBlock] = [TextContent(type="text", text=_text(generation, described))]
         for image, stored in zip(generation.images, images):
             if self._inline_bytes:
-                content.append(inline_picture(image.png, self._inline_bytes))
+                content.append(inline_image(image.png, self._inline_bytes))
             content.append(resource_link(stored))
         return ToolResult(content=content, structured_content=result.model_dump())
 
-    def _describe(self, image: StoredImage) -> DrawnImage:
-        return DrawnImage(
+    def _describe(self, image: StoredImage) -> GeneratedImage:
+        return GeneratedImage(
             id=image.id,
             url=self._store.url(image),
             resource=f"image://{image.id}",
@@ -104,14 +103,14 @@ class Drawing:
         )
 
 
-def inline_picture(png: bytes, max_bytes: int) -> ImageContent:
-    """A picture for the model to look at: the file itself if it is small enough, else a smaller JPEG."""
-    data, image_format = picture.fit(png, max_bytes)
+def inline_image(png: bytes, max_bytes: int) -> ImageContent:
+    """Make the image that the model looks at: the file itself if it is small enough, else a smaller JPEG."""
+    data, image_format = convert.fit(png, max_bytes)
     return ImageContent(type="image", data=base64.b64encode(data).decode(), mime_type=f"image/{image_format}")
 
 
 def resource_link(image: StoredImage) -> ResourceLink:
-    """The stored picture as an MCP resource."""
+    """Link to the stored image as an MCP resource."""
     return ResourceLink(
         type="resource_link",
         uri=f"image://{image.id}",
@@ -122,20 +121,20 @@ def resource_link(image: StoredImage) -> ResourceLink:
     )
 
 
-def _in_words(generation: Generation, drawn: list[DrawnImage]) -> str:
-    lines = [f"Drew {generation.parameters.prompt!r}:"]
-    lines += [f"{image.url} (seed {image.seed}{_where(image)})" for image in drawn]
+def _text(generation: Generation, images: list[GeneratedImage]) -> str:
+    lines = [f"Generated {generation.parameters.prompt!r}:"]
+    lines += [f"{image.url} (seed {image.seed}{_where(image)})" for image in images]
     if generation.dropped_tokens:
-        lines.append(f"The prompt was {generation.dropped_tokens} tokens too long and was cut.")
+        lines.append(f"The prompt was {generation.dropped_tokens} tokens too long and was truncated.")
     return "\n".join(lines)
 
 
-def _where(image: DrawnImage) -> str:
+def _where(image: GeneratedImage) -> str:
     return "" if image.stored == "store" else ", kept on this server because the image store failed"
 
 
 async def _report(ctx: Context, step: Progress) -> None:
-    """Progress after every step; a preview travels in the notification's ``_meta``, where clients may ignore it."""
+    """Report a step; its preview travels in the notification's ``_meta``, which clients may ignore."""
     message = f"step {step.step} of {step.total_steps}"
     request = ctx.request_context
     token = (request.meta or {}).get("progressToken") if request is not None else None

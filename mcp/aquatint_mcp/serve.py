@@ -1,4 +1,4 @@
-"""Run the MCP server over HTTP beside the images API, or over stdio for the one client that started it."""
+"""Run the MCP server over HTTP beside the images API, or over stdio for the client that started it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def serve_http() -> None:
     check_exposure(settings)
     store = open_image_store(storage, settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
-        app = create_app(engine, store, settings, mcp_settings, storage.sweep_every_s)
+        app = create_app(engine, store, settings, mcp_settings=mcp_settings, sweep_every_s=storage.sweep_every_s)
         trace_if_configured(app, "aquatint-mcp")
         ERR.print(f"MCP {settings.base_url}/mcp  images API {settings.base_url}/v1", soft_wrap=True)
         await serve_app(app, settings)
@@ -32,5 +32,7 @@ async def serve_stdio() -> None:
     settings, mcp_settings = read_settings(ApiSettings), read_settings(McpSettings)
     store = open_image_store(read_settings(StorageSettings), settings.base_url)
     async with connect_async(**mcp_settings.engine()) as engine:
-        server = build_server(engine, store, mcp_settings.inline_bytes, mcp_settings.preview_every)
+        server = build_server(
+            engine, store, inline_bytes=mcp_settings.inline_bytes, preview_every=mcp_settings.preview_every
+        )
         await server.run_stdio_async(show_banner=False)

@@ -29,17 +29,17 @@ from aquatint.contract.fields import parameters, take_fields
 from aquatint.contract.image_generator import ImageGenerator, find_model
 from aquatint.contract.model_info import ModelInfo
 from aquatint.http.auth import ADMIN_SCOPE, LOCAL_CALLER, Authenticate, Caller, RateLimiter
-from aquatint.http.files import describe
+from aquatint.http.files import ImageDescription, ImageListing, describe
 from aquatint.images import ImageStore
-from aquatint_mcp.generating import Drawing, DrawingResult, inline_picture, resource_link
+from aquatint_mcp.generating import GenerationResult, ImageTool, inline_image, resource_link
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _INSTRUCTIONS = (
-    "Draws pictures with Stable Diffusion 3.5 on NVIDIA Triton. Call generate_image with a description of what should "
-    "be seen. The same seed and parameters give the same picture; to vary one keep its seed and change the prompt. "
-    "list_models tells the sizes and defaults of each model. Show the user the url or the image of the answer."
+    "Generates images with Stable Diffusion 3.5 on NVIDIA Triton. Call generate_image with a description of what "
+    "should be seen. The same seed and parameters give the same image; to vary it keep the seed and change the prompt. "
+    "list_models gives the sizes and defaults of each model. Show the user the url or the image of the answer."
 )
 _POLL = timedelta(seconds=1)
 _GENERATES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False)
@@ -47,13 +47,6 @@ _READS = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent
 _DELETES = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 ImageId = Annotated[str, Field(description="The id that generate_image or list_images gave.")]
-
-
-class ImageListing(BaseModel):
-    """The answer of ``list_images``."""
-
-    images: list[dict[str, Any]]
-    next_cursor: str | None = None
 
 
 class ModelListing(BaseModel):
@@ -65,12 +58,16 @@ class ModelListing(BaseModel):
 def build_server(
     engine: ImageGenerator,
     store: ImageStore,
+    *,
     inline_bytes: int = 256 << 10,
     preview_every: int = 4,
     authenticate: Authenticate | None = None,
     limiter: RateLimiter | None = None,
 ) -> FastMCP:
-    """The MCP server over an engine and an image store, with ``authenticate`` only for callers it knows."""
+    """Build the MCP server over an image generator and an image store.
+
+    With ``authenticate``, only callers that it accepts may connect; ``limiter`` counts calls of ``generate_image``.
+    """
     server: FastMCP = FastMCP(
         "Aquatint",
         instructions=_INSTRUCTIONS,
@@ -80,14 +77,16 @@ def build_server(
         mask_error_details=True,
     )
     server.add_extension(TasksExtension())
-    _add_drawing(server, engine, Drawing(engine, store, inline_bytes), preview_every, limiter)
+    _add_generation(
+        server, engine, ImageTool(engine, store, inline_bytes), preview_every=preview_every, limiter=limiter
+    )
     _add_gallery(server, store, inline_bytes)
     _add_prompts(server)
     return server
 
 
 class _Verifier(TokenVerifier):
-    """Our check of bearer tokens as FastMCP wants it; FastMCP answers 401 itself."""
+    """Our check of bearer tokens behind FastMCP's interface; FastMCP answers 401 itself."""
 
     def __init__(self, authenticate: Authenticate) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ def _caller() -> Caller:
 
 
 class _OwnErrors(Middleware):
-    """Arguments that do not fit a tool's schema fail in the words of the error table, not in pydantic's."""
+    """Reports arguments that do not fit a tool's schema as errors of the error table, not as pydantic's."""
 
     async def on_call_tool(
         self,
@@ -124,21 +123,26 @@ class _OwnErrors(Middleware):
 
 
 def _tool_errors(tool: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-    """Failures of a tool become MCP errors whose text is ``Name: message``."""
+    """Turn failures of a tool into MCP errors whose text is ``Name: message``."""
 
     @functools.wraps(tool)
     async def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await tool(*args, **kwargs)
-        # The border of the server: nothing unexpected may reach the client.
+        # The boundary of the server: nothing unexpected may reach the client.
         except Exception as error:
             raise ToolError(errors.to_wire(errors.internal(error))) from None
 
     return wrapped
 
 
-def _add_drawing(
-    server: FastMCP, engine: ImageGenerator, drawing: Drawing, preview_every: int, limiter: RateLimiter | None
+def _add_generation(
+    server: FastMCP,
+    engine: ImageGenerator,
+    image_tool: ImageTool,
+    *,
+    preview_every: int,
+    limiter: RateLimiter | None,
 ) -> None:
     async def generate_image(ctx: Context, **fields: Any) -> ToolResult:
         """Generate images from a description. Answers with the image, its url, its seed and all parameters."""
@@ -148,21 +152,21 @@ def _add_drawing(
         info = await find_model(engine, fields.get("model"))
         steps = fields.get("num_inference_steps") or info.default_num_inference_steps
         fields |= {"model": info.name, "preview_every": min(preview_every, steps)}
-        return await drawing(requests.parse(fields), ctx, caller.name)
+        return await image_tool(requests.parse(fields), ctx, caller.name)
 
-    # Previews are this server's own setting.
+    # How often previews come is a setting of this server.
     take_fields(generate_image, parameters(exclude=("preview_every",)))
     server.tool(
         _tool_errors(generate_image),
         annotations=_GENERATES,
-        output_schema=DrawingResult.model_json_schema(),
+        output_schema=GenerationResult.model_json_schema(),
         task=TaskConfig(mode="optional", poll_interval=_POLL),
     )
 
     @server.tool(annotations=_READS)
     @_tool_errors
     async def list_models() -> ModelListing:
-        """The models that can draw, their sizes and their defaults."""
+        """List the models that can generate images, with their sizes and defaults."""
         return ModelListing(models=await engine.models())
 
 
@@ -171,33 +175,33 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
     @_tool_errors
     async def list_images(
         limit: Annotated[int, Field(ge=1, le=200)] = 20,
-        cursor: Annotated[str | None, Field(description="next_cursor of the page before.")] = None,
+        cursor: Annotated[str | None, Field(description="next_cursor of the previous page.")] = None,
         query: Annotated[str, Field(description="Words of the prompt.")] = "",
     ) -> ImageListing:
-        """Your stored pictures, newest first."""
+        """List your stored images, newest first."""
         page = await store.page(_caller().sees, limit=limit, cursor=cursor, query=query)
         return ImageListing(images=[describe(store, image) for image in page.images], next_cursor=page.next_cursor)
 
-    @server.tool(annotations=_READS, output_schema={"type": "object", "additionalProperties": True})
+    @server.tool(annotations=_READS, output_schema=ImageDescription.model_json_schema())
     @_tool_errors
     async def get_image(image_id: ImageId) -> ToolResult:
-        """A stored picture and how it was made."""
+        """Fetch a stored image and its parameters."""
         image, data = await store.get(image_id)
         content: list[mcp_types.ContentBlock] = [resource_link(image)]
         if inline_bytes:
-            content.insert(0, inline_picture(data, inline_bytes))
-        return ToolResult(content=content, structured_content=describe(store, image))
+            content.insert(0, inline_image(data, inline_bytes))
+        return ToolResult(content=content, structured_content=describe(store, image).model_dump())
 
     @server.tool(annotations=_DELETES)
     @_tool_errors
     async def delete_image(image_id: ImageId) -> dict[str, str]:
-        """Delete one of your pictures for good."""
+        """Delete one of your images for good."""
         await store.delete(image_id, _caller().sees)
         return {"deleted": image_id}
 
     @server.resource("image://{image_id}", mime_type="image/png")
     async def image(image_id: str) -> ResourceResult:
-        """The bytes of a stored picture."""
+        """The bytes of a stored image."""
         try:
             stored, data = await store.get(image_id)
         except AquatintError as error:
@@ -206,30 +210,30 @@ def _add_gallery(server: FastMCP, store: ImageStore, inline_bytes: int) -> None:
 
     @server.resource("gallery://images", mime_type="application/json")
     async def gallery() -> dict[str, Any]:
-        """Your newest pictures."""
+        """Your newest images."""
         page = await store.page(_caller().sees)
-        return {"images": [describe(store, image) for image in page.images]}
+        return {"images": [describe(store, image).model_dump() for image in page.images]}
 
 
 def _add_prompts(server: FastMCP) -> None:
-    @server.prompt
-    def draw(subject: str, style: str = "flat", background: str = "blue") -> str:
-        """Draw one subject plainly, in the words that the bundled mini model knows."""
+    @server.prompt(name="draw")
+    def one_subject(subject: str, style: str = "flat", background: str = "blue") -> str:
+        """Generate one subject in a plain style, in words that the bundled mini model knows."""
         return f"Call generate_image with the prompt: a {style} emoji of a {subject} on a {background} background"
 
     @server.prompt
     def variations(image_id: str, change: str) -> str:
-        """Keep a picture's composition and change one thing."""
+        """Keep the composition of an image and change one thing."""
         return (
             f"Call get_image for {image_id} and take its prompt, seed and size. Then call generate_image with the same "
-            f"seed and size and the prompt changed in this one respect: {change}. Show both pictures."
+            f"seed and size and the prompt changed in this one respect: {change}. Show both images."
         )
 
     @server.prompt
     def explore(idea: str, count: int = 4) -> str:
-        """Turn a vague idea into several pictures to choose from."""
+        """Turn a vague idea into several images to choose from."""
         return (
-            f"Write {count} short, concrete descriptions of pictures for this idea: {idea}. Name subject, style, "
+            f"Write {count} short, concrete descriptions of images for this idea: {idea}. Name subject, style, "
             f"colours and background in each. Call generate_image once for each with different seeds, show all "
-            f"pictures with their seeds, and ask which one to develop."
+            f"images with their seeds, and ask which one to develop."
         )

@@ -1,4 +1,4 @@
-"""Settings of the MCP server itself; those of its parts are in ``aquatint.settings``."""
+"""Settings of the MCP server itself; those shared with other servers are in ``aquatint.settings``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class McpSettings(BaseSettings):
-    """What tools answer with, and the engine where the seed demo's variables name one."""
+    """What tools answer with, and the server that generates if the seed demo's variables name one."""
 
     model_config = SettingsConfigDict(
         env_prefix="AQUATINT_MCP_", env_file=".env", extra="ignore", populate_by_name=True
@@ -22,7 +22,7 @@ class McpSettings(BaseSettings):
     runtime_model: str | None = Field(default=None, validation_alias="DIFFUSERS_MODEL_ID")
 
     def engine(self) -> dict[str, Any]:
-        """Overrides for ``connect_async``: the diffusers runtime over HTTP if it is named, else nothing."""
+        """Return overrides for ``connect_async``: the diffusers runtime over HTTP if it is named, else none."""
         overrides: dict[str, Any] = {}
         if self.runtime_url is not None:
             parts = urlsplit(self.runtime_url if "//" in self.runtime_url else f"//{self.runtime_url}")

@@ -45,6 +45,6 @@ def test_a_failed_installation_is_begun_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(environment, "_run", only_torch)
     steps: list[str] = []
     with pytest.raises(EngineUnavailable, match="pip install"):
-        install(tmp_path / "llm", "no-such-distribution-at-all==1", ["--no-index"], steps.append)
+        install(tmp_path / "llm", "no-such-distribution-at-all==1", pip_options=["--no-index"], say=steps.append)
     assert steps == ["virtual environment", "vLLM and the language model", "torch"]
     assert not is_installed(tmp_path / "llm")

@@ -39,7 +39,7 @@ def test_intent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ChatSettings().intent_for(EMBEDDED_MODEL)[0] is Intent.ROUTER
     assert ChatSettings().intent_for("llama-4")[0] is Intent.TOOLS
     monkeypatch.setenv("AQUATINT_CHAT_INTENT", "tools")
-    assert read_settings(ChatSettings).intent_for(EMBEDDED_MODEL) == (Intent.TOOLS, "AQUATINT_CHAT_INTENT says so")
+    assert read_settings(ChatSettings).intent_for(EMBEDDED_MODEL) == (Intent.TOOLS, "set by AQUATINT_CHAT_INTENT")
     monkeypatch.setenv("AQUATINT_CHAT_INTENT", "guess")
     with pytest.raises(InvalidRequest, match="intent"):
         read_settings(ChatSettings)

@@ -116,7 +116,7 @@ async def test_with_the_model_away(chat: Chat) -> None:
     (error,) = named(await chat.say("What is a fox?", conversation_id=conversation), "error")
     assert error["code"] == "EngineUnavailable"
     assert error["retryable"]
-    assert "Drawing works" in error["message"]
+    assert "Pictures still work" in error["message"]
     status = (await chat.http.get("/api/v1/status")).json()
     assert not status["llm"]["ready"]
     assert status["drawing"]["ready"]

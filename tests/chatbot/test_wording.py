@@ -21,7 +21,7 @@ from aquatint_chat.wording import Wording
     ],
 )
 def test_plain_wishes(clause: str, subject: str) -> None:
-    assert wording.read(clause) == (Wording.DRAW, subject)
+    assert wording.read(clause) == (Wording.IMAGE, subject)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def done(page: Page) -> None:
 
 def last_picture(page: Page) -> bytes:
     """The bytes of the last picture in the conversation."""
-    source = page.locator(".drawn img").last.get_attribute("src")
+    source = page.locator(".generated img").last.get_attribute("src")
     assert source is not None
     return page.request.get(source).body()
 
@@ -141,7 +141,7 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
     expect(page.get_by_test_id("preview")).to_be_visible()
     # A picture that the browser could read, of one pixel per latent.
     expect(page.get_by_test_id("preview")).to_have_js_property("naturalWidth", 8)
-    expect(page.locator(".drawn img")).to_have_count(0)
+    expect(page.locator(".generated img")).to_have_count(0)
     expect(page.get_by_role("progressbar")).to_be_visible()
     done(page)
     wanted = FOX.model_copy(update={"num_inference_steps": 150})
@@ -149,7 +149,7 @@ def test_draw_and_remember(page: Page, grpc_client: Client) -> None:
     expect(page.get_by_text(f"Here is {FOX.prompt}.")).to_be_visible()
 
     page.reload()
-    expect(page.locator(".drawn img")).to_have_count(1)
+    expect(page.locator(".generated img")).to_have_count(1)
     assert last_picture(page) == grpc_client.generate(wanted).images[0].png
 
 
@@ -159,7 +159,7 @@ def test_what_was_asked_for_is_remembered(browser: Browser, talking_url: str) ->
         say(page, f"draw {FOX.prompt}")
         done(page)
         page.reload()
-        expect(page.locator(".drawn img")).to_have_count(1)
+        expect(page.locator(".generated img")).to_have_count(1)
         say(page, "what did I just ask for?")
         done(page)
         expect(page.locator(".from-aquatint").last).to_contain_text(FOX.prompt)
@@ -171,7 +171,7 @@ def test_talk(browser: Browser, talking_url: str) -> None:
         say(page, "What is the capital of France?")
         done(page)
         expect(page.locator(".from-aquatint")).to_contain_text("Paris")
-        expect(page.locator(".drawn")).to_have_count(0)
+        expect(page.locator(".generated")).to_have_count(0)
         expect(
             page.get_by_role("navigation").get_by_role("link", name="What is the capital of France?")
         ).to_be_visible()
@@ -191,7 +191,7 @@ def test_stop(page: Page, metrics: Metrics) -> None:
     set_number(page, "Number of images", "1")
     page.get_by_role("button", name="Answer again").click()
     done(page)
-    expect(page.locator(".drawn img")).to_have_count(1)
+    expect(page.locator(".generated img")).to_have_count(1)
     expect(page.get_by_text("Stopped.")).to_have_count(0)
 
 
@@ -206,8 +206,8 @@ def test_settings_are_used_and_kept(page: Page) -> None:
     page.reload()
     say(page, "/imagine a cat")
     done(page)
-    expect(page.locator(".drawn img")).to_have_count(2)
-    page.locator(".drawn button").last.click()
+    expect(page.locator(".generated img")).to_have_count(2)
+    page.locator(".generated button").last.click()
     facts = page.get_by_role("dialog")
     for fact in ("80 \N{MULTIPLICATION SIGN} 48", "5", "1", "fur", "mini"):
         expect(facts.get_by_text(fact, exact=True)).to_be_visible()
@@ -222,7 +222,7 @@ def test_settings_are_used_and_kept(page: Page) -> None:
     page.get_by_role("button", name="Reset").click()
     say(page, "/imagine a dog")
     done(page)
-    expect(page.locator(".drawn img")).to_have_count(3)
+    expect(page.locator(".generated img")).to_have_count(3)
 
 
 def test_pictures_go_on(page: Page) -> None:
@@ -249,17 +249,17 @@ def test_pictures_go_on(page: Page) -> None:
     expect(dialog.get_by_role("textbox", name="Seed")).to_have_value(seed)
 
     dialog.get_by_role("button", name="Variations").click()
-    expect(page.locator(".drawn img")).to_have_count(6, timeout=60_000)
+    expect(page.locator(".generated img")).to_have_count(6, timeout=60_000)
     done(page)
 
     page.get_by_role("button", name="Gallery").click()
     expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
     page.get_by_role("textbox", name="Search pictures").fill("snail green")
-    expect(page.locator(".pictures img")).to_have_count(5)
-    page.locator(".pictures button").first.click()
+    expect(page.locator(".gallery-images img")).to_have_count(5)
+    page.locator(".gallery-images button").first.click()
     dialog.get_by_role("button", name="Delete").click()
     dialog.get_by_role("button", name="Really delete").click()
-    expect(page.locator(".pictures img")).to_have_count(4)
+    expect(page.locator(".gallery-images img")).to_have_count(4)
     page.get_by_role("textbox", name="Search pictures").fill("no such picture")
     expect(page.get_by_text("Nothing found")).to_be_visible()
 
@@ -322,7 +322,7 @@ def test_offline_and_back(page: Page) -> None:
     expect(page.get_by_text("The server cannot be reached.")).to_have_count(0)
     page.keyboard.press("Enter")
     done(page)
-    expect(page.locator(".drawn img")).to_have_count(1)
+    expect(page.locator(".generated img")).to_have_count(1)
 
 
 def test_triton_goes_and_comes_back(browser: Browser, mini_repository: Path, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_triton_goes_and_comes_back(browser: Browser, mini_repository: Path, tmp
             expect(page.get_by_text("The language model is not ready yet")).to_be_visible()
             say(page, "draw a fox on a blue background")
             done(page)
-            expect(page.locator(".drawn img")).to_have_count(1)
+            expect(page.locator(".generated img")).to_have_count(1)
         say(page, "draw a cat on a red background")
         expect(page.get_by_role("button", name="Try again")).to_be_visible(timeout=60_000)
         expect(page.locator(".message").last).to_contain_text("the server cannot be reached")
@@ -345,7 +345,7 @@ def test_triton_goes_and_comes_back(browser: Browser, mini_repository: Path, tmp
             page.get_by_role("button", name="Try again").click()
             expect(page.get_by_text("Here is a cat on a red background.")).to_be_visible(timeout=60_000)
             expect(page.get_by_role("button", name="Try again")).to_have_count(0)
-            expect(page.locator(".drawn img")).to_have_count(2)
+            expect(page.locator(".generated img")).to_have_count(2)
 
 
 def test_a_server_with_tokens(browser: Browser, server: TritonServer, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_server_with_tokens(browser: Browser, server: TritonServer, tmp_path: 
         expect(page.get_by_text("Drawing: ready")).to_be_visible()
         say(page, "/imagine a fox")
         done(page)
-        expect(page.locator(".drawn img")).to_have_count(1)
+        expect(page.locator(".generated img")).to_have_count(1)
 
 
 def violations(page: Page) -> list[str]:
@@ -397,7 +397,7 @@ def test_accessible(browser: Browser, url: str, scheme: str, viewport: dict[str,
         page.get_by_role("button", name="Close settings").click()
         expect(page.get_by_role("heading", name="Settings")).to_be_hidden()
         page.get_by_role("button", name="Gallery").click()
-        expect(page.locator(".pictures img").first).to_be_visible()
+        expect(page.locator(".gallery-images img").first).to_be_visible()
         assert violations(page) == []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import mcp_types
 import numpy as np
 import pytest
+from aquatint_mcp.app import create_app
 from aquatint_mcp.server import build_server
 from aquatint_mcp.settings import McpSettings
 from fastmcp import Client
@@ -28,6 +29,7 @@ from aquatint.images import ImageStore
 from aquatint.settings import ApiSettings
 from aquatint.storage import FileObjects
 from aquatint.testing import FakeGenerator
+from tests.openapi import undescribed
 from tests.previews import pixels
 from tests.serving import until
 
@@ -256,3 +258,7 @@ def test_the_seed_demos_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFUSERS_RUNTIME_URL", "http://runtime:8080/")
     monkeypatch.setenv("DIFFUSERS_MODEL_ID", "redhat-dog")
     assert McpSettings().engine() == {"url": "runtime:8080", "protocol": "http", "model": "redhat-dog"}
+
+
+def test_every_response_beside_mcp_is_described(engine: FakeGenerator, store: ImageStore) -> None:
+    assert undescribed(create_app(engine, store, ApiSettings(), mcp_settings=McpSettings())) == []

@@ -21,12 +21,13 @@ import {
 } from "@patternfly/react-core";
 import { CogIcon, ImagesIcon } from "@patternfly/react-icons";
 import { useCallback, useEffect, useState } from "react";
-import { deletePicture, type ImageSettings, type Picture, type Status } from "./api";
+import { deleteImage, type Image, type ImageSettings, type Status } from "./api";
 import { ChatView } from "./chat/ChatView";
 import { useChat } from "./chat/useChat";
 import { Gallery } from "./Gallery";
 import { useHash, useStatus, useStored } from "./hooks";
 import { ImageViewer } from "./ImageViewer";
+import { settingsOf } from "./parameters";
 import { SettingsPanel } from "./SettingsPanel";
 import { Sidebar } from "./Sidebar";
 import { ThemeSwitch } from "./ThemeSwitch";
@@ -44,7 +45,7 @@ export function App() {
   const [settings, setSettings] = useStored<ImageSettings>("aquatint.image", {});
   const [showsSettings, setShowsSettings] = useState(false);
   const [showsList, setShowsList] = useState(() => WIDE.matches);
-  const [viewed, setViewed] = useState<Picture | null>(null);
+  const [viewed, setViewed] = useState<Image | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [draft, setDraft] = useState({ text: "", once: {} as ImageSettings });
 
@@ -57,7 +58,7 @@ export function App() {
 
   const isGallery = hash === GALLERY;
   const wanted = CONVERSATION.exec(hash)?.[1] ?? null;
-  // A narrow page has room for the list or for the conversation.
+  // A narrow page has room for either the list or the conversation.
   useEffect(() => {
     if (!WIDE.matches) setShowsList(false);
   }, [hash]);
@@ -65,27 +66,26 @@ export function App() {
     if (isGallery || wanted === state.id) return;
     setProblem(null);
     open(wanted).catch((error: Error) => setProblem(error.message));
-    // Only a change of address opens a conversation; a turn changes state.id by itself.
+    // Only a change of address opens a conversation: a turn sets state.id itself.
   }, [wanted, isGallery, server.online, server.locked]);
 
-  const change = (picture: Picture) => {
+  const change = (image: Image) => {
     setViewed(null);
-    setDraft({ text: `/imagine ${picture.prompt}`, once: { ...parameters(picture), seed: picture.seed ?? undefined } });
+    setDraft({ text: `/imagine ${image.prompt}`, once: { ...settingsOf(image), seed: image.seed } });
     if (isGallery) go("#/");
   };
-  const vary = (picture: Picture) => {
+  const vary = (image: Image) => {
     setViewed(null);
-    if (isGallery) go(`#/c/${picture.conversation_id}`);
-    const { seed: _, ...kept } = parameters(picture);
-    void (isGallery ? open(picture.conversation_id) : Promise.resolve()).then(() =>
-      send(`/imagine ${picture.prompt}`, { ...kept, num_images: 4 }),
+    if (isGallery) go(`#/c/${image.conversation_id}`);
+    void (isGallery ? open(image.conversation_id) : Promise.resolve()).then(() =>
+      send(`/imagine ${image.prompt}`, { ...settingsOf(image), num_images: 4 }),
     );
   };
 
-  const remove = async (picture: Picture) => {
+  const remove = async (image: Image) => {
     setViewed(null);
     try {
-      await deletePicture(picture.id);
+      await deleteImage(image.id);
       setDeletions((count) => count + 1);
       if (!isGallery) await open(state.id);
     } catch (error) {
@@ -145,15 +145,9 @@ export function App() {
           </DrawerContentBody>
         </DrawerContent>
       </Drawer>
-      {viewed && <ImageViewer picture={viewed} onClose={() => setViewed(null)} onChange={change} onVary={vary} onDelete={(picture) => void remove(picture)} />}
+      {viewed && <ImageViewer image={viewed} onClose={() => setViewed(null)} onChange={change} onVary={vary} onDelete={(image) => void remove(image)} />}
     </Page>
   );
-}
-
-/** What made a picture, as settings of the next one. */
-function parameters({ parameters: made }: Picture): ImageSettings {
-  const { model, width, height, num_inference_steps, guidance_scale, negative_prompt } = made;
-  return { model, width, height, num_inference_steps, guidance_scale, negative_prompt };
 }
 
 interface HeaderProps {

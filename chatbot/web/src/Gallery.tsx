@@ -1,27 +1,27 @@
 import { Alert, Button, EmptyState, EmptyStateBody, SearchInput, Title } from "@patternfly/react-core";
 import { useEffect, useState } from "react";
-import { listPictures, type Picture } from "./api";
+import { listImages, type Image } from "./api";
 
 interface GalleryProps {
-  onView: (picture: Picture) => void;
-  /** Changes when the pictures are to be read again. */
+  onView: (image: Image) => void;
+  /** Changes when the list must be loaded again. */
   version: number;
 }
 
-/** All pictures of all conversations, newest first. */
+/** All images of all conversations, newest first. */
 export function Gallery({ onView, version }: GalleryProps) {
   const [words, setWords] = useState("");
-  const [pictures, setPictures] = useState<Picture[] | null>(null);
+  const [images, setImages] = useState<Image[] | null>(null);
   const [cursor, setCursor] = useState<number | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [attempts, setAttempts] = useState(0);
 
   useEffect(() => {
     let left = false;
-    listPictures(words).then(
+    listImages(words).then(
       (page) => {
         if (left) return;
-        setPictures(page.images);
+        setImages(page.images);
         setCursor(page.next_cursor);
         setProblem(null);
       },
@@ -33,8 +33,8 @@ export function Gallery({ onView, version }: GalleryProps) {
   }, [words, attempts, version]);
 
   const more = async () => {
-    const page = await listPictures(words, cursor ?? undefined);
-    setPictures((before) => [...(before ?? []), ...page.images]);
+    const page = await listImages(words, cursor ?? undefined);
+    setImages((before) => [...(before ?? []), ...page.images]);
     setCursor(page.next_cursor);
   };
 
@@ -47,17 +47,17 @@ export function Gallery({ onView, version }: GalleryProps) {
       {problem && (
         <Alert variant="danger" isInline title={problem} actionLinks={<Button variant="link" isInline onClick={() => setAttempts(attempts + 1)}>Try again</Button>} />
       )}
-      {pictures?.length === 0 && (
+      {images?.length === 0 && (
         <EmptyState titleText={words ? "Nothing found" : "No pictures yet"} headingLevel="h2">
-          <EmptyStateBody>{words ? "Try other words of the prompt." : "Everything you draw is collected here."}</EmptyStateBody>
+          <EmptyStateBody>{words ? "Try other words of the prompt." : "Every picture you ask for is kept here."}</EmptyStateBody>
         </EmptyState>
       )}
-      <ul className="pictures">
-        {pictures?.map((picture) => (
-          <li key={picture.id}>
-            <button type="button" className="thumbnail" onClick={() => onView(picture)}>
-              <img src={picture.url} alt={picture.prompt} loading="lazy" />
-              <span>{picture.prompt}</span>
+      <ul className="gallery-images">
+        {images?.map((image) => (
+          <li key={image.id}>
+            <button type="button" className="thumbnail" onClick={() => onView(image)}>
+              <img src={image.url} alt={image.prompt} loading="lazy" />
+              <span>{image.prompt}</span>
             </button>
           </li>
         ))}

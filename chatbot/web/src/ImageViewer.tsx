@@ -1,23 +1,24 @@
 import { Button, ClipboardCopy, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, Modal, ModalBody, ModalFooter, ModalHeader } from "@patternfly/react-core";
 import { CloneIcon, DownloadIcon, SyncAltIcon, TrashIcon } from "@patternfly/react-icons";
 import { useState } from "react";
-import type { Picture } from "./api";
-import { downloadPicture } from "./download";
+import type { Image } from "./api";
+import { downloadImage } from "./download";
+import { settingsOf } from "./parameters";
 
 interface ViewerProps {
-  picture: Picture;
+  image: Image;
   onClose: () => void;
-  /** Keep the seed and write another prompt. */
-  onChange: (picture: Picture) => void;
-  /** Keep the prompt and take other seeds. */
-  onVary: (picture: Picture) => void;
-  onDelete: (picture: Picture) => void;
+  /** Keep the seed and edit the prompt. */
+  onChange: (image: Image) => void;
+  /** Keep the prompt and use other seeds. */
+  onVary: (image: Image) => void;
+  onDelete: (image: Image) => void;
 }
 
-export function ImageViewer({ picture, onClose, onChange, onVary, onDelete }: ViewerProps) {
+export function ImageViewer({ image, onClose, onChange, onVary, onDelete }: ViewerProps) {
   const [isSure, setSure] = useState(false);
-  const { width, height, num_inference_steps, guidance_scale, negative_prompt, model } = picture.parameters;
-  const facts: [string, string | number | undefined][] = [
+  const { width, height, num_inference_steps, guidance_scale, negative_prompt, model } = settingsOf(image);
+  const facts: [string, string | number | null | undefined][] = [
     ["Size", width && height ? `${width} × ${height}` : undefined],
     ["Steps", num_inference_steps],
     ["Guidance", guidance_scale],
@@ -26,19 +27,19 @@ export function ImageViewer({ picture, onClose, onChange, onVary, onDelete }: Vi
   ];
   return (
     <Modal isOpen variant="medium" onClose={onClose} aria-labelledby="viewer-title">
-      <ModalHeader title={picture.prompt} labelId="viewer-title" />
+      <ModalHeader title={image.prompt} labelId="viewer-title" />
       <ModalBody className="viewer">
-        <img src={picture.url} alt={picture.prompt} />
+        <img src={image.url} alt={image.prompt} />
         <div>
           <Labelled name="Prompt">
             <ClipboardCopy isReadOnly hoverTip="Copy" clickTip="Copied" textAriaLabel="Prompt">
-              {picture.prompt}
+              {image.prompt}
             </ClipboardCopy>
           </Labelled>
-          {picture.seed !== null && (
+          {image.seed !== null && (
             <Labelled name="Seed">
               <ClipboardCopy isReadOnly hoverTip="Copy" clickTip="Copied" textAriaLabel="Seed">
-                {String(picture.seed)}
+                {String(image.seed)}
               </ClipboardCopy>
             </Labelled>
           )}
@@ -56,16 +57,16 @@ export function ImageViewer({ picture, onClose, onChange, onVary, onDelete }: Vi
         </div>
       </ModalBody>
       <ModalFooter>
-        <Button icon={<DownloadIcon />} onClick={() => void downloadPicture(picture.url, `${picture.id}.png`)}>
+        <Button icon={<DownloadIcon />} onClick={() => void downloadImage(image.url, `${image.id}.png`)}>
           Download
         </Button>
-        <Button variant="secondary" icon={<CloneIcon />} onClick={() => onVary(picture)}>
+        <Button variant="secondary" icon={<CloneIcon />} onClick={() => onVary(image)}>
           Variations
         </Button>
-        <Button variant="secondary" icon={<SyncAltIcon />} isDisabled={picture.seed === null} onClick={() => onChange(picture)}>
+        <Button variant="secondary" icon={<SyncAltIcon />} isDisabled={image.seed === null} onClick={() => onChange(image)}>
           Same seed, change prompt
         </Button>
-        <Button variant="link" isDanger icon={<TrashIcon />} onClick={() => (isSure ? onDelete(picture) : setSure(true))}>
+        <Button variant="link" isDanger icon={<TrashIcon />} onClick={() => (isSure ? onDelete(image) : setSure(true))}>
           {isSure ? "Really delete" : "Delete"}
         </Button>
       </ModalFooter>

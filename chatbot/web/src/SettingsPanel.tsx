@@ -16,17 +16,18 @@ import {
   TextInput,
   Title,
 } from "@patternfly/react-core";
-import type { ImageModel, ImageSettings, Status } from "./api";
+import type { ImageSettings, ModelInfo, Status } from "./api";
+import { LIMITS, type Limits } from "./limits";
 
 interface SettingsProps {
   value: ImageSettings;
-  models: ImageModel[];
+  models: ModelInfo[];
   llm: Status["llm"] | null;
   onChange: (settings: ImageSettings) => void;
   onClose: () => void;
 }
 
-/** What the next pictures are drawn with; an empty field means the model's own. */
+/** The settings of the next images; an empty field means the model's own. */
 export function SettingsPanel({ value, models, llm, onChange, onClose }: SettingsProps) {
   const model = models.find((each) => each.name === value.model) ?? models[0];
   const set = (change: Partial<ImageSettings>) => onChange({ ...value, ...change });
@@ -58,13 +59,13 @@ export function SettingsPanel({ value, models, llm, onChange, onClose }: Setting
               ))}
             </FormSelect>
           </FormGroup>
-          <NumberField id="steps" label="Steps" value={value.num_inference_steps} min={1} max={150} own={model?.default_num_inference_steps} onChange={(num_inference_steps) => set({ num_inference_steps })} />
-          <NumberField id="guidance" label="Guidance" value={value.guidance_scale} min={0} max={30} step={0.5} own={model?.default_guidance_scale} help="How closely to follow the prompt; 1 or less: not guided, twice as fast" onChange={(guidance_scale) => set({ guidance_scale })} />
-          <NumberField id="seed" label="Seed" value={value.seed} min={0} max={Number.MAX_SAFE_INTEGER} help="Same seed and settings, same picture; empty: a new one each time" onChange={(seed) => set({ seed })} />
+          <NumberField id="steps" label="Steps" value={value.num_inference_steps} limits={LIMITS.num_inference_steps} own={model?.default_num_inference_steps} onChange={(num_inference_steps) => set({ num_inference_steps })} />
+          <NumberField id="guidance" label="Guidance" value={value.guidance_scale} limits={LIMITS.guidance_scale} step={0.5} own={model?.default_guidance_scale} help="How closely to follow the prompt; 1 or less: not guided, twice as fast" onChange={(guidance_scale) => set({ guidance_scale })} />
+          <NumberField id="seed" label="Seed" value={value.seed} limits={LIMITS.seed} help="Same seed and settings, same picture; empty: a new one each time" onChange={(seed) => set({ seed })} />
           <FormGroup label="Negative prompt" fieldId="negative">
             <TextArea id="negative" value={value.negative_prompt ?? ""} onChange={(_, text) => set({ negative_prompt: text || undefined })} resizeOrientation="vertical" placeholder="what should not be seen" />
           </FormGroup>
-          <NumberField id="count" label="Number of images" value={value.num_images} min={1} max={10} own={1} onChange={(num_images) => set({ num_images })} />
+          <NumberField id="count" label="Number of images" value={value.num_images} limits={LIMITS.num_images} own={1} onChange={(num_images) => set({ num_images })} />
           <Button variant="secondary" onClick={() => onChange({})}>
             Reset
           </Button>
@@ -82,9 +83,8 @@ export function SettingsPanel({ value, models, llm, onChange, onClose }: Setting
 interface NumberProps {
   id: string;
   label: string;
-  value: number | undefined;
-  min: number;
-  max: number;
+  value: number | null | undefined;
+  limits: Limits;
   step?: number;
   /** The model's own, shown while the field is empty. */
   own?: number;
@@ -92,8 +92,8 @@ interface NumberProps {
   onChange: (value: number | undefined) => void;
 }
 
-function NumberField({ id, label, value, min, max, step = 1, own, help, onChange }: NumberProps) {
-  const isWrong = value !== undefined && (value < min || value > max || (step === 1 && !Number.isInteger(value)));
+function NumberField({ id, label, value, limits: { min, max }, step = 1, own, help, onChange }: NumberProps) {
+  const isWrong = value != null && (value < min || value > max || (step === 1 && !Number.isInteger(value)));
   const words = isWrong ? `from ${min} to ${max}${step === 1 ? ", whole" : ""}` : help;
   return (
     <FormGroup label={label} fieldId={id}>
@@ -128,8 +128,8 @@ function parseSize(size: string): Partial<ImageSettings> {
   return width && height ? { width, height } : { width: undefined, height: undefined };
 }
 
-/** Squares and two shapes around the model's own size, all within what it draws. */
-function sizes({ default_width, default_height, pixel_unit, min_size, max_size }: ImageModel): string[] {
+/** Squares and two other shapes around the model's own size, all of which it can generate. */
+function sizes({ default_width, default_height, pixel_unit, min_size, max_size }: ModelInfo): string[] {
   const fit = (length: number) => Math.min(max_size, Math.max(min_size, Math.round(length / pixel_unit) * pixel_unit));
   const shapes: [number, number][] = [
     [0.5, 0.5],

@@ -26,7 +26,7 @@ import { download } from "./download";
 
 interface SidebarProps {
   current: string | null;
-  /** Changes when the list is to be read again. */
+  /** Changes when the list must be loaded again. */
   version: number;
   go: (hash: string) => void;
   onDeleted: (id: string) => void;
@@ -44,7 +44,7 @@ export function Sidebar({ current, version, go, onDeleted }: SidebarProps) {
     let left = false;
     listConversations(words).then(
       (found) => !left && setConversations(found),
-      () => undefined, // The page says by itself when the server is away.
+      () => undefined, // The page shows elsewhere that the server is away.
     );
     return () => {
       left = true;

@@ -2,7 +2,7 @@ import { ActionGroup, Alert, Button, Form, FormGroup, TextInput } from "@pattern
 import { useState } from "react";
 import { accessToken } from "./api";
 
-/** For servers with access tokens: the token stays in this tab. */
+/** Asks for the server's access token, which stays in this tab. */
 export function TokenPrompt({ onToken }: { onToken: () => void }) {
   const [token, setToken] = useState("");
   const submit = (event: React.FormEvent) => {
@@ -11,7 +11,7 @@ export function TokenPrompt({ onToken }: { onToken: () => void }) {
     onToken();
   };
   return (
-    <Alert variant="info" isInline title="This server wants an access token.">
+    <Alert variant="info" isInline title="This server requires an access token.">
       <Form onSubmit={submit}>
         <FormGroup label="Access token" fieldId="token">
           <TextInput id="token" type="password" autoComplete="off" value={token} onChange={(_, value) => setToken(value)} />

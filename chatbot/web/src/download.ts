@@ -1,4 +1,4 @@
-/** Hand a file to the browser. */
+/** Save a file through the browser. */
 export function download(data: Blob, name: string): void {
   const url = URL.createObjectURL(data);
   const link = Object.assign(document.createElement("a"), { href: url, download: name });
@@ -6,6 +6,6 @@ export function download(data: Blob, name: string): void {
   URL.revokeObjectURL(url);
 }
 
-export async function downloadPicture(url: string, name: string): Promise<void> {
+export async function downloadImage(url: string, name: string): Promise<void> {
   download(await (await fetch(url)).blob(), name);
 }

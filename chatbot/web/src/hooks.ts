@@ -4,11 +4,11 @@ import { ApiError, getStatus, type Status } from "./api";
 const READY_EVERY_MS = 15_000;
 const WAITING_EVERY_MS = 2_000;
 
-/** What the server says of itself, asked more often while something is missing. */
+/** The server's state, polled more often while a part is not ready. */
 export interface ServerStatus {
   status: Status | null;
   online: boolean;
-  /** The server wants an access token. */
+  /** The server requires an access token. */
   locked: boolean;
   refresh: () => void;
 }
@@ -54,7 +54,7 @@ export function useStatus(): ServerStatus {
   return { status, online, locked, refresh };
 }
 
-/** Where the page is: `#/`, `#/c/<conversation>` or `#/gallery`. */
+/** The page's address: `#/`, `#/c/<conversation>` or `#/gallery`. */
 export function useHash(): [string, (hash: string) => void] {
   const [hash, setHash] = useState(location.hash);
   useEffect(() => {
@@ -65,7 +65,7 @@ export function useHash(): [string, (hash: string) => void] {
   return [hash, (next) => void (location.hash = next)];
 }
 
-/** State that outlives the page. */
+/** State kept in local storage. */
 export function useStored<T>(key: string, initial: T): [T, (value: T) => void] {
   const [value, setValue] = useState<T>(() => {
     try {

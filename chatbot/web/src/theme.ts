@@ -1,4 +1,4 @@
-/** Dark, light, or as the system says. */
+/** Dark, light, or as the system prefers. */
 export type Theme = "system" | "light" | "dark";
 
 const KEY = "aquatint.theme";

@@ -37,7 +37,6 @@ CODES = {
     errors.Forbidden: (403, "PERMISSION_DENIED"),
     errors.ModelNotFound: (404, "NOT_FOUND"),
     errors.ImageNotFound: (404, "NOT_FOUND"),
-    errors.ConversationNotFound: (404, "NOT_FOUND"),
     errors.NotFound: (404, "NOT_FOUND"),
     errors.HubUnavailable: (503, "UNAVAILABLE"),
     errors.InvalidConfiguration: (500, "FAILED_PRECONDITION"),

@@ -1,34 +1,34 @@
 import { Alert, Progress, ProgressMeasureLocation, Spinner } from "@patternfly/react-core";
-import type { Picture } from "../api";
+import type { Image } from "../api";
 import { Markdown } from "./Markdown";
-import { Pictures } from "./Pictures";
-import type { Answering, Drawing } from "./turns";
+import { Images } from "./Images";
+import type { Answering, Generation } from "./turns";
 
-/** The answer while it is being given: words as they come, pictures as they grow. */
-export function AnswerInProgress({ answering, onView }: { answering: Answering; onView: (picture: Picture) => void }) {
-  const { text, drawings, error } = answering;
+/** The answer while it arrives: its text so far, and its images as they grow. */
+export function AnswerInProgress({ answering, onView }: { answering: Answering; onView: (image: Image) => void }) {
+  const { text, generations, error } = answering;
   return (
     <article className="message from-aquatint" aria-label="Aquatint" aria-busy="true" aria-live="off">
-      {drawings.map((drawing) =>
-        drawing.pictures.length > 0 ? (
-          <Pictures key={drawing.id} pictures={drawing.pictures} onView={onView} />
+      {generations.map((generation) =>
+        generation.images.length > 0 ? (
+          <Images key={generation.id} images={generation.images} onView={onView} />
         ) : (
-          <Growing key={drawing.id} drawing={drawing} />
+          <Growing key={generation.id} generation={generation} />
         ),
       )}
       <Markdown text={text} />
       {error && <Alert variant="danger" isInline title={error.message} />}
-      {!text && drawings.length === 0 && !error && <Spinner size="md" aria-label="Aquatint is thinking" />}
+      {!text && generations.length === 0 && !error && <Spinner size="md" aria-label="Aquatint is thinking" />}
     </article>
   );
 }
 
-function Growing({ drawing: { prompt, progress, total, preview } }: { drawing: Drawing }) {
+function Growing({ generation: { prompt, progress, total, preview } }: { generation: Generation }) {
   return (
     <figure className="growing">
       {preview ? <img src={preview} alt={`${prompt}, not finished`} data-testid="preview" /> : <div className="placeholder" />}
       <Progress
-        aria-label={`Drawing ${prompt}`}
+        aria-label={`Generating ${prompt}`}
         value={total ? Math.round((100 * progress) / total) : 0}
         valueText={total ? `step ${progress} of ${total}` : "waiting"}
         label={total ? `step ${progress} of ${total}` : "waiting"}

@@ -1,6 +1,6 @@
 import { Title } from "@patternfly/react-core";
 import { useEffect, useRef } from "react";
-import type { ImageSettings, Picture, Status } from "../api";
+import type { Image, ImageSettings, Status } from "../api";
 import { AnswerInProgress } from "./AnswerInProgress";
 import { Composer, type Draft } from "./Composer";
 import { MessageView } from "./MessageView";
@@ -21,7 +21,7 @@ interface ChatViewProps {
   onDraft: (draft: Draft) => void;
   onSend: (content: string, image: ImageSettings, replace?: number) => Promise<void>;
   onStop: () => void;
-  onView: (picture: Picture) => void;
+  onView: (image: Image) => void;
 }
 
 export function ChatView({ state, status, online, settings, draft, onDraft, onSend, onStop, onView }: ChatViewProps) {
@@ -61,12 +61,12 @@ export function ChatView({ state, status, online, settings, draft, onDraft, onSe
       </div>
       {status && !status.llm.ready && (
         <p className="hint" role="status">
-          The language model is not ready yet ({status.llm.detail}). Drawing works: begin with “draw” or /imagine.
+          The language model is not ready yet ({status.llm.detail}). Pictures still work: begin with “draw” or /imagine.
         </p>
       )}
       {status && !status.drawing.ready && (
         <p className="hint" role="status">
-          Pictures cannot be drawn now: {status.drawing.detail}
+          Pictures cannot be generated now: {status.drawing.detail}
         </p>
       )}
       <Composer draft={draft} isBusy={answering !== null} isOffline={!online} onDraft={onDraft} onSend={say} onStop={onStop} />

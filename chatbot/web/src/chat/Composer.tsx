@@ -3,7 +3,7 @@ import { PaperPlaneIcon, StopIcon } from "@patternfly/react-icons";
 import { useEffect, useRef } from "react";
 import type { ImageSettings } from "../api";
 
-/** What is typed, and settings for this one message. */
+/** The text typed so far, and settings for this message only. */
 export interface Draft {
   text: string;
   once: ImageSettings;
@@ -29,7 +29,7 @@ export function Composer({ draft, isBusy, isOffline, onDraft, onSend, onStop }: 
     if (draft.text.trim() && !isBusy && !isOffline) onSend(draft.text.trim());
   };
   const onKeyDown = (event: React.KeyboardEvent) => {
-    // Enter also ends the composition of a character.
+    // Enter also ends the composition of a character in an input method.
     if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
     event.preventDefault();
     submit();
@@ -43,7 +43,7 @@ export function Composer({ draft, isBusy, isOffline, onDraft, onSend, onStop }: 
         submit();
       }}
     >
-      {seed !== undefined && (
+      {seed != null && (
         <Label color="blue" onClose={() => onDraft({ ...draft, once: {} })} closeBtnAriaLabel="Forget the seed">
           Seed {seed}
         </Label>

@@ -7,7 +7,7 @@ import remarkGfm from "remark-gfm";
 
 const COMPONENTS: Components = {
   pre: CodeBlock,
-  // A page of ours never fetches what a model names.
+  // The page never fetches an address that a model wrote.
   img: ({ alt }) => <em>{alt}</em>,
   a: ({ href, children }) => (
     <a href={href} target="_blank" rel="noreferrer noopener">
@@ -16,7 +16,7 @@ const COMPONENTS: Components = {
   ),
 };
 
-/** What a language model writes; raw HTML stays text. */
+/** A language model's Markdown; raw HTML stays text. */
 export function Markdown({ text }: { text: string }) {
   if (!text) return null;
   return (

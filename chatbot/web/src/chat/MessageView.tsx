@@ -1,14 +1,14 @@
 import { Alert, Button } from "@patternfly/react-core";
 import { CopyIcon, PencilAltIcon, RedoIcon } from "@patternfly/react-icons";
 import { useState } from "react";
-import type { Message, Picture } from "../api";
+import type { Image, Message } from "../api";
 import { Markdown } from "./Markdown";
-import { Pictures } from "./Pictures";
+import { Images } from "./Images";
 
 interface MessageProps {
   message: Message;
   isBusy: boolean;
-  onView: (picture: Picture) => void;
+  onView: (image: Image) => void;
   onEdit: (content: string) => void;
   onRetry: () => void;
 }
@@ -41,7 +41,7 @@ export function MessageView({ message, isBusy, onView, onEdit, onRetry }: Messag
   }
   return (
     <article className="message from-aquatint" aria-label="Aquatint">
-      <Pictures pictures={message.images} onView={onView} />
+      <Images images={message.images} onView={onView} />
       <Markdown text={message.content} />
       {message.status === "stopped" && <p className="note">Stopped.</p>}
       {message.error && (

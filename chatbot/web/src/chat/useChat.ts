@@ -4,7 +4,7 @@ import { chatReducer, EMPTY, type ChatState } from "./turns";
 
 export interface Chat {
   state: ChatState;
-  /** Say something; `replace` is the id of the earlier message that it takes the place of. */
+  /** Send a message; `replace` is the id of an earlier message that it replaces. */
   send: (content: string, image: ImageSettings, replace?: number) => Promise<void>;
   stop: () => void;
   /** Show a stored conversation, or a new one for `null`. */
@@ -16,7 +16,7 @@ const toFailure = (error: unknown): Failure =>
     ? { code: error.code, message: error.message, retryable: error.code !== "InvalidRequest" }
     : { code: "Internal", message: String(error), retryable: true };
 
-/** One conversation: what it holds, and the turn that may be running. */
+/** One conversation: its messages, and the turn that may be running. */
 export function useChat(onChange: (id: string) => void): Chat {
   const [state, dispatch] = useReducer(chatReducer, EMPTY);
   const running = useRef<AbortController | null>(null);
@@ -26,7 +26,7 @@ export function useChat(onChange: (id: string) => void): Chat {
     running.current?.abort();
     id.current = wanted;
     const conversation = wanted === null ? null : await getConversation(wanted);
-    // Another one may have been chosen meanwhile.
+    // Another conversation may have been chosen in the meantime.
     if (id.current === wanted) dispatch({ type: "open", conversation });
   }, []);
 
@@ -38,15 +38,15 @@ export function useChat(onChange: (id: string) => void): Chat {
       dispatch({ type: "asked", content, replace });
       const isCurrent = () => running.current === controller;
       try {
-        // Negative ids are the page's own, for what was never stored.
+        // Negative ids are the page's own, for messages that were never stored.
         const replaced = replace !== undefined && replace > 0 ? replace : undefined;
         const turn = { content, image, conversation_id: id.current ?? undefined, replace_message_id: replaced };
         for await (const event of streamTurn(turn, controller.signal)) {
           if (!isCurrent()) return;
           dispatch({ type: "event", event });
           if (event.event === "start") {
-            id.current = event.conversation.id;
-            onChange(event.conversation.id);
+            id.current = event.data.conversation.id;
+            onChange(event.data.conversation.id);
           }
         }
       } catch (error) {

@@ -116,7 +116,7 @@ def request_page() -> str:
         _table(("output", "datatype", "shape"), outputs),
         "[gRPC and HTTP](../guides/http-grpc.md#the-answer) says what they hold.",
         "## A model's description",
-        "`client.model_info()`, and the parameter `aquatint_model` of a model's Triton configuration.",
+        "`client.models()`, and the parameter `aquatint_model` of a model's Triton configuration.",
         _table(("field", "type", "default"), info),
     )
 

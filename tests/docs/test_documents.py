@@ -16,6 +16,8 @@ from tests.docs.test_commands import RUNNERS
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 README = ROOT / "README.md"
+OTHERS = ["CONTRIBUTING.md", "SECURITY.md"]
+MADE = ["build", "dist"]
 _FENCE = re.compile(r"^```(\w*)$", re.MULTILINE)
 
 
@@ -47,6 +49,14 @@ def test_make_targets_exist() -> None:
     text = "\n".join(block.text for block in blocks("bash"))
     for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *(ROOT / name for name in OTHERS)], ids=lambda path: path.name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    """Except for placeholders, which have capitals or braces, and what programs make."""
+    folders = "|".join(sorted(each.name for each in ROOT.iterdir() if each.is_dir() and each.name not in MADE))
+    named = re.findall(rf"[`\s]((?:{folders})/[\w./-]+[\w/])(?=[`\s])", path.read_text())
+    assert [name for name in named if not re.search("[A-Z]{2}", name) and not (ROOT / name).exists()] == []
 
 
 def test_readme_is_short() -> None:

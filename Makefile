@@ -100,7 +100,7 @@ screenshots: ## of the chat page: light, dark, narrow
 
 docs: set-up ## write the reference from the code, and build the site into build/site
 	$(BIN)/python -m tests.reference
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 deploy-check: ## manifests and Containerfiles, without a cluster
 	@$(SET_UP) test

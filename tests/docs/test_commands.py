@@ -58,7 +58,7 @@ class Place:
             [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
         )
         done = subprocess.run(
-            program, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            program, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == 0, f"{block.document}:\n{block.text}\n{done.stdout}{done.stderr}"
         assert [image for image in block.images if not (self.folder / image).is_file()] == []

@@ -19,7 +19,7 @@ PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 BUSY := tests/e2e/test_dreambooth.py tests/e2e/test_bench.py
 
 .PHONY: run test test-all test-latest check mutants lock set-up page test-repository repository web llm screenshots \
-	deploy-check bench dreambooth dataset train clean
+	deploy-check bench docs dreambooth dataset train clean
 
 run: ## serve everything and generate PROMPT, until Ctrl-C
 	@$(SET_UP) run
@@ -68,7 +68,7 @@ test-latest: set-up ## the fast tests with the newest versions that pyproject.to
 	  --no-emit-package aquatint-mini pyproject.toml $(LOCKS)/torch.in -o build/latest/requirements.txt
 	$(BIN)/uv pip install --quiet --python build/latest/bin/python --no-deps -r build/latest/requirements.txt -r $(LOCKS)/bare.in -e . -e pipelines/models
 	build/latest/bin/pip install --quiet $(TORCH_INDEX) "$(TORCH)"
-	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy
+	build/latest/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow and not e2e" --deselect tests/deploy --deselect tests/docs/test_reference.py
 
 repository: set-up ## the mini checkpoint's model repository
 	$(BIN)/aquatint export $(CHECKPOINT) --out $(REPOSITORY)
@@ -96,7 +96,11 @@ llm: set-up ## install vLLM and the small language model, in an environment of t
 
 screenshots: ## of the chat page: light, dark, narrow
 	@$(SET_UP) all
-	AQUATINT_SCREENSHOTS=chatbot/screenshots $(PYTEST) tests/e2e/test_page.py -k screenshots -m "slow or not slow"
+	AQUATINT_SCREENSHOTS=docs/images $(PYTEST) tests/e2e/test_page.py -k screenshots -m "slow or not slow"
+
+docs: set-up ## write the reference from the code, and build the site into build/site
+	$(BIN)/python -m tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 deploy-check: ## manifests and Containerfiles, without a cluster
 	@$(SET_UP) test

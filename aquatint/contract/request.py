@@ -58,7 +58,10 @@ class GenerationRequest(BaseModel):
         float | None,
         _FP32,
         Field(
-            ge=0.0, le=30.0, allow_inf_nan=False, description="How closely to follow the prompt; 1 or less: not guided."
+            ge=0.0,
+            le=30.0,
+            allow_inf_nan=False,
+            description="How closely to follow the prompt; the model's own by default. 1 or less: not guided.",
         ),
     ] = None
     width: Annotated[int | None, _INT32, Field(ge=1, description="Pixels; the model's own by default.")] = None
@@ -66,7 +69,9 @@ class GenerationRequest(BaseModel):
     sampler: Annotated[
         str | None, _BYTES, Field(description="Sampling method: euler or heun; the model's own by default.")
     ] = None
-    seed: Annotated[int | None, _INT64, Field(ge=0, le=MAX_SEED, description="Same seed, same image.")] = None
+    seed: Annotated[
+        int | None, _INT64, Field(ge=0, le=MAX_SEED, description="Same seed, same image; random by default.")
+    ] = None
     num_images: Annotated[int, _INT32, Field(ge=1, le=10, description="Number of images; image i uses seed + i.")] = 1
     preview_every: Annotated[int, _STREAM_INT32, Field(ge=0, description="Steps between previews; 0 for none.")] = 0
     model: Annotated[str | None, Field(description="The served model; the server's first by default.")] = None

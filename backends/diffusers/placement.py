@@ -22,14 +22,20 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32", "native"]
 class PlacementSettings(BaseSettings):
     """Precision and memory, by the variables of the demo this grew from."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
 
     dtype: Dtype = Field(default="auto", validation_alias="DTYPE")
+    """Precision of the weights; the log says what ``auto`` chose and why."""
     low_cpu_mem: bool = Field(default=True, validation_alias="ENABLE_LOW_CPU_MEM")
+    """Load weights without a second copy in memory."""
     attention_slicing: bool = Field(default=False, validation_alias="ENABLE_ATTENTION_SLICING")
+    """Compute attention in slices: less memory, slower."""
     vae_slicing: bool = Field(default=False, validation_alias="ENABLE_VAE_SLICING")
+    """Decode images one at a time."""
     vae_tiling: bool = Field(default=False, validation_alias="ENABLE_VAE_TILING")
+    """Decode an image tile by tile."""
     cpu_offload: bool = Field(default=False, validation_alias="ENABLE_CPU_OFFLOAD")
+    """Keep components in host memory while they are not used."""
 
 
 def choose_device() -> tuple[str, str]:

@@ -31,26 +31,46 @@ class Intent(StrEnum):
 class ChatSettings(BaseSettings):
     """The language model, the MCP servers, the database and the limits of one turn."""
 
-    model_config = SettingsConfigDict(env_prefix="AQUATINT_CHAT_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="AQUATINT_CHAT_", env_file=".env", extra="ignore", use_attribute_docstrings=True
+    )
 
     llm_url: str = "http://127.0.0.1:8100/v1"
+    """The language model: any endpoint with OpenAI's API."""
     llm_api_key: SecretStr = SecretStr("none")
+    """The key it asks for."""
     llm_model: str | None = None
+    """The model's name there; by default the first that it lists."""
     llm_timeout_s: float = Field(default=120.0, gt=0)
+    """Longest silence of the language model, in seconds."""
     intent: Intent = Intent.AUTO
+    """Who decides between talking and drawing: the model by its tools, our router, or whichever suits the model."""
     system_prompt: str = _SYSTEM_PROMPT
+    """What the language model is told first."""
     max_tokens: int = Field(default=512, ge=1)
+    """Longest answer, in tokens."""
     temperature: float = Field(default=0.3, ge=0, le=2)
+    """How freely it words its answers."""
     max_rounds: int = Field(default=4, ge=1)
+    """Most rounds of tool calls in one turn."""
     history_messages: int = Field(default=20, ge=0)
+    """Messages of the conversation that it reads."""
     history_characters: int = Field(default=10_000, ge=0)
+    """Characters of them, at most."""
     mcp_url: str = "http://127.0.0.1:8080/mcp"
+    """The MCP server whose tools it may call."""
     mcp_token: SecretStr | None = None
+    """Bearer token for that server."""
     mcp_config: Path | None = None
+    """A file ``{"mcpServers": {…}}`` of several servers, instead of the one."""
     draw_tool: str = "generate_image"
+    """The tool that generates images."""
     tool_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest tool call, in seconds."""
     database_url: SecretStr = SecretStr("sqlite:///build/chat.db")
+    """Where conversations and images are kept; ``postgresql://…`` too."""
     web: Path = Path(__file__).parent / "web"
+    """The built page; without it, only the API is served."""
 
     def mcp_servers(self) -> dict[str, McpServer]:
         """Return the MCP servers by name: those of ``mcp_config``, or else ours. Raises ``InvalidRequest``."""

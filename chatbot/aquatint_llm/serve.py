@@ -25,15 +25,24 @@ def _default_home() -> Path:
 class LlmSettings(BaseSettings):
     """Settings of the embedded language model's server."""
 
-    model_config = SettingsConfigDict(env_prefix="AQUATINT_LLM_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="AQUATINT_LLM_", env_file=".env", extra="ignore", use_attribute_docstrings=True
+    )
 
     home: Path = Field(default_factory=_default_home)
+    """Where vLLM and the model are installed; by default ``llm`` in the virtual environment."""
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: int = Field(default=8100, ge=1, le=65535)
+    """The port to listen on."""
     threads: int = Field(default=1, ge=1)
+    """Threads that compute."""
     max_model_len: int = Field(default=4096, ge=512)
+    """Longest conversation, in tokens."""
     max_num_seqs: int = Field(default=8, ge=1)
+    """Conversations at a time."""
     kv_cache_bytes: int = Field(default=256 << 20, ge=64 << 20)
+    """Memory of the KV cache."""
 
 
 def command(settings: LlmSettings) -> tuple[list[str], dict[str, str]]:

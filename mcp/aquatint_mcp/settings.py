@@ -13,13 +13,21 @@ class McpSettings(BaseSettings):
     """What tools answer with, and the server that generates if the seed demo's variables name one."""
 
     model_config = SettingsConfigDict(
-        env_prefix="AQUATINT_MCP_", env_file=".env", extra="ignore", populate_by_name=True
+        env_prefix="AQUATINT_MCP_",
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     inline_bytes: int = Field(default=256 << 10, ge=0)
+    """Largest image inside a tool's answer; 0 for none, just its address."""
     preview_every: int = Field(default=4, ge=1)
+    """Steps between previews in progress notifications."""
     runtime_url: str | None = Field(default=None, validation_alias="DIFFUSERS_RUNTIME_URL")
+    """Generate with this runtime over HTTP instead of ``AQUATINT_URL``."""
     runtime_model: str | None = Field(default=None, validation_alias="DIFFUSERS_MODEL_ID")
+    """The runtime's model."""
 
     def engine(self) -> dict[str, Any]:
         """Return overrides for ``connect_async``: the diffusers runtime over HTTP if it is named, else none."""

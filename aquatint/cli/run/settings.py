@@ -22,10 +22,14 @@ _NEEDED_BYTES = 1 << 30
 class RunSettings(BaseSettings):
     """Ports of the programs that do not define one in their own settings."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", populate_by_name=True, use_attribute_docstrings=True
+    )
 
     mcp_port: int = Field(default=8080, ge=1, le=65535, validation_alias="MCP_PORT")
+    """Port of the MCP server that ``aquatint run`` starts."""
     chat_port: int = Field(default=8090, ge=1, le=65535, validation_alias="CHAT_PORT")
+    """Port of the chat page that ``aquatint run`` starts."""
 
 
 @dataclass(frozen=True)

@@ -272,13 +272,18 @@ def _metrics() -> Iterator[tuple[str, str, str]]:
 
 def _mcp_app() -> FastAPI:
     store = ImageStore(FileObjects(Path(tempfile.gettempdir())), b"", "")
-    return create_mcp_app(FakeGenerator(), store, ApiSettings.model_construct(), McpSettings.model_construct())
+    return create_mcp_app(
+        FakeGenerator(), store, ApiSettings.model_construct(), mcp_settings=McpSettings.model_construct()
+    )
 
 
 async def _mcp_page() -> str:
     store = ImageStore(FileObjects(Path(tempfile.gettempdir())), b"", "")
     defaults = McpSettings.model_construct()
-    async with Client(build_server(FakeGenerator(), store, defaults.inline_bytes, defaults.preview_every)) as client:
+    server = build_server(
+        FakeGenerator(), store, inline_bytes=defaults.inline_bytes, preview_every=defaults.preview_every
+    )
+    async with Client(server) as client:
         tools, prompts = await client.list_tools(), await client.list_prompts()
         resources, templates = await client.list_resources(), await client.list_resource_templates()
     parts = ["## Tools"]

@@ -400,7 +400,7 @@ export interface components {
             num_inference_steps?: number | null;
             /**
              * Guidance Scale
-             * @description How closely to follow the prompt; 1 or less: not guided.
+             * @description How closely to follow the prompt; the model's own by default. 1 or less: not guided.
              */
             guidance_scale?: number | null;
             /**
@@ -420,7 +420,7 @@ export interface components {
             sampler?: string | null;
             /**
              * Seed
-             * @description Same seed, same image.
+             * @description Same seed, same image; random by default.
              */
             seed?: number | null;
             /**

@@ -176,7 +176,9 @@ def open_builder(options: TensorRTOptions) -> tuple[EngineBuilder, str]:
         # PyPI's package of the name ``tensorrt`` can be an empty stub.
         if importlib.util.find_spec(name) is not None and hasattr(library := importlib.import_module(name), "Builder"):
             return EngineBuilder(library, options), f"{name} {library.__version__} is installed"
-    raise DependencyMissing("no TensorRT here: use NVIDIA's image, or install tensorrt-rtx-cu13 as the README says")
+    raise DependencyMissing(
+        "no TensorRT here: use NVIDIA's image, or install tensorrt-rtx-cu13 as the guide to engines says"
+    )
 
 
 def profile(component: Component, served: ServedModel) -> dict[str, ShapeRange]:

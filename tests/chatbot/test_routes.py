@@ -1,4 +1,4 @@
-"""Conversations and pictures over HTTP, who may see them, and the page itself."""
+"""Conversations and images over HTTP, who may see them, and the page itself."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ async def test_it_survives_reopening(store: ChatStore, tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_edit_drops_what_came_after_with_its_pictures(store: ChatStore) -> None:
+async def test_edit_drops_what_came_after_with_its_images(store: ChatStore) -> None:
     conversation, first = await store.begin_turn("o", "one")
     await store.end_turn(conversation.id, answer(b"1"))
     await store.begin_turn("o", "two", conversation_id=conversation.id)

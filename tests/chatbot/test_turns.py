@@ -33,8 +33,8 @@ async def test_talk(chat: Chat, llm: FakeLlm) -> None:
     assert stored["title"] == "What is the capital of France?"
 
 
-async def test_draw_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
-    """Previews come before the picture; the model gets the tool's words and says the last ones."""
+async def test_generate_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
+    """Previews come before the image; the model gets the text of the tool and has the last word."""
     llm.replies = [DRAW_FOX, Reply("There it is.")]
     events = await chat.say("draw a fox", image={"seed": 5, "width": 32})
     names = [name for name, _ in events]
@@ -51,7 +51,7 @@ async def test_draw_by_tool_call(chat: Chat, llm: FakeLlm) -> None:
     got = await chat.http.get(image["image"]["url"])
     assert got.headers["content-type"] == "image/png"
     assert read_parameters(got.content)["prompt"] == "a fox"
-    # The fake engine's previews are its pictures.
+    # The previews of the fake engine are its images.
     for preview in previews:
         np.testing.assert_array_equal(pixels(preview), pixels(got.content))
     told = llm.requests[1]["messages"]
@@ -147,7 +147,7 @@ def gate() -> asyncio.Event:
     return asyncio.Event()
 
 
-async def test_stop_while_drawing(chat: Chat, engine: FakeGenerator, gate: asyncio.Event) -> None:
+async def test_stop_while_generating(chat: Chat, engine: FakeGenerator, gate: asyncio.Event) -> None:
     engine.gate = gate
     conversation = ""
     async with contextlib.aclosing(chat.stream("/imagine a fox")) as events:
@@ -236,11 +236,11 @@ class TestSmallModel:
         second = await chat.say("now in purple", conversation_id=conversation)
         assert llm.requests[0]["structured_outputs"] == {"choice": ["talk", "image"]}
         assert named(second, "image")[0]["image"]["prompt"] == "a purple fox on a blue background"
-        # What nobody said is not drawn; the user's own words are.
+        # A prompt that nobody said is not used; the user's own words are.
         llm.replies = [Reply("image"), Reply("an elephant")]
         third = await chat.say("now in green", conversation_id=conversation)
-        drawn = named(third, "image")[0]["image"]["prompt"]
-        assert drawn == "a purple fox on a blue background, now in green"
+        prompt = named(third, "image")[0]["image"]["prompt"]
+        assert prompt == "a purple fox on a blue background, now in green"
 
     async def test_recall(self, chat: Chat, llm: FakeLlm) -> None:
         first = await chat.say("draw a fox on a blue background")

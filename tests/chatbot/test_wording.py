@@ -28,7 +28,7 @@ def test_plain_wishes(clause: str, subject: str) -> None:
     "clause",
     ["What is an emoji?", "Who painted the Mona Lisa?", "How can I draw better?", "is this a picture of a cat?"],
 )
-def test_questions_about_pictures_are_talk(clause: str) -> None:
+def test_questions_about_images_are_talk(clause: str) -> None:
     assert wording.read(clause)[0] is Wording.TALK
 
 

@@ -61,7 +61,7 @@ def fox(grpc_client: Client) -> bytes:
 def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, version: str, protocol: str) -> None:
     """The official TypeScript SDKs generate with live progress and previews, and cancel midway."""
     cancelled = metrics("aquatint_requests_total", outcome="Cancelled")
-    command: list[str | Path] = [BIN / "node", "draw.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
+    command: list[str | Path] = [BIN / "node", "generate.mjs", f"{mcp.url}/mcp", version, FOX.prompt, str(FOX.seed)]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
@@ -70,9 +70,9 @@ def test_typescript_clients(mcp: WebServer, metrics: Metrics, fox: bytes, versio
     previews = [event["_meta"]["aquatint/preview"] for event in seen["progress"] if "_meta" in event]
     assert [preview["step"] for preview in previews] == [4, 8, 12, 16, 20, 24, 28]
     assert_shows(pixels(previews[-1]["data"]), pixels(fox))
-    image = next(block for block in seen["drawn"]["content"] if block["type"] == "image")
+    image = next(block for block in seen["generated"]["content"] if block["type"] == "image")
     assert base64.b64decode(image["data"]) == fox
-    assert httpx.get(seen["drawn"]["structuredContent"]["images"][0]["url"]).content == fox
+    assert httpx.get(seen["generated"]["structuredContent"]["images"][0]["url"]).content == fox
     assert 3 <= seen["cancelledAt"] < 150
     assert "enough" in seen["outcome"]
     assert seen["refused"]["isError"]

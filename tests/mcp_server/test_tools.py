@@ -99,17 +99,17 @@ async def client(
         yield connected
 
 
-async def test_a_picture_with_all_that_belongs_to_it(client: Client[Any], store: ImageStore) -> None:
+async def test_an_image_with_everything_about_it(client: Client[Any], store: ImageStore) -> None:
     result = await client.call_tool("generate_image", {"prompt": "a fox", "seed": 5, "num_images": 2, "width": 32})
     text, *pictures = result.content
     assert [block.type for block in pictures] == ["image", "resource_link"] * 2
     assert Image.open(io.BytesIO(base64.b64decode(image_of(pictures[0]).data))).size == (32, 64)
-    drawn = structured(result)
-    assert [image["seed"] for image in drawn["images"]] == [5, 6]
-    assert drawn["parameters"]["prompt"] == "a fox"
-    assert drawn["images"][0]["url"] in text_of(text)
-    assert drawn["images"][0]["resource"] == link_of(pictures[1]).uri
-    stored, data = await store.get(drawn["images"][0]["id"])
+    generated = structured(result)
+    assert [image["seed"] for image in generated["images"]] == [5, 6]
+    assert generated["parameters"]["prompt"] == "a fox"
+    assert generated["images"][0]["url"] in text_of(text)
+    assert generated["images"][0]["resource"] == link_of(pictures[1]).uri
+    stored, data = await store.get(generated["images"][0]["id"])
     assert base64.b64decode(image_of(pictures[0]).data) == data
     assert stored.parameters["width"] == 32
 
@@ -119,11 +119,11 @@ async def test_progress_and_previews(engine: FakeGenerator, store: ImageStore, s
     async with Client(
         server, mode="legacy", progress_handler=seen.on_progress, message_handler=seen.on_message
     ) as client:
-        drawn = await client.call_tool("generate_image", {"prompt": "a fox"})
+        generated = await client.call_tool("generate_image", {"prompt": "a fox"})
     assert seen.progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [preview["step"] for preview in seen.previews] == [2, 4]
-    # The fake engine's previews are its pictures.
-    picture = next(block for block in drawn.content if block.type == "image")
+    # The previews of the fake engine are its images.
+    picture = next(block for block in generated.content if block.type == "image")
     shown = pixels(picture.data)
     for preview in seen.previews:
         np.testing.assert_array_equal(pixels(preview["data"]), shown)
@@ -184,26 +184,26 @@ async def test_as_a_background_task(engine: FakeGenerator, store: ImageStore) ->
 
 
 async def test_gallery(client: Client[Any]) -> None:
-    drawn = [
+    ids = [
         structured(await client.call_tool("generate_image", {"prompt": prompt}))["images"][0]["id"]
         for prompt in ("a fox", "an owl", "a red fox")
     ]
     listed = structured(await client.call_tool("list_images", {"query": "fox", "limit": 1}))
-    assert [image["id"] for image in listed["images"]] == [drawn[2]]
+    assert [image["id"] for image in listed["images"]] == [ids[2]]
     more = structured(await client.call_tool("list_images", {"query": "fox", "cursor": listed["next_cursor"]}))
-    assert [image["id"] for image in more["images"]] == [drawn[0]]
-    fetched = await client.call_tool("get_image", {"image_id": drawn[1]})
+    assert [image["id"] for image in more["images"]] == [ids[0]]
+    fetched = await client.call_tool("get_image", {"image_id": ids[1]})
     assert structured(fetched)["parameters"]["prompt"] == "an owl"
     assert fetched.content[0].type == "image"
-    (content,) = await client.read_resource(f"image://{drawn[1]}")
+    (content,) = await client.read_resource(f"image://{ids[1]}")
     assert isinstance(content, mcp_types.BlobResourceContents)
     assert content.mime_type == "image/png"
     assert Image.open(io.BytesIO(base64.b64decode(content.blob))).size == (64, 64)
     gallery = (await client.read_resource("gallery://images"))[0]
     assert isinstance(gallery, mcp_types.TextResourceContents)
-    assert drawn[1] in gallery.text
-    await client.call_tool("delete_image", {"image_id": drawn[1]})
-    for call in (client.call_tool("get_image", {"image_id": drawn[1]}), client.read_resource(f"image://{drawn[1]}")):
+    assert ids[1] in gallery.text
+    await client.call_tool("delete_image", {"image_id": ids[1]})
+    for call in (client.call_tool("get_image", {"image_id": ids[1]}), client.read_resource(f"image://{ids[1]}")):
         with pytest.raises((ToolError, MCPError), match="ImageNotFound"):
             await call
 
@@ -238,7 +238,7 @@ async def test_rate_limit(engine: FakeGenerator, store: ImageStore) -> None:
             await client.call_tool("generate_image", {"prompt": "a fox"})
 
 
-async def test_large_pictures_are_inlined_small(engine: FakeGenerator, store: ImageStore) -> None:
+async def test_large_images_are_inlined_small(engine: FakeGenerator, store: ImageStore) -> None:
     async with Client(build_server(engine, store, inline_bytes=0), mode="legacy") as client:
         result = await client.call_tool("generate_image", {"prompt": "a fox"})
         assert [block.type for block in result.content] == ["text", "resource_link"]

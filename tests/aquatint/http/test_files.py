@@ -1,4 +1,4 @@
-"""Stored pictures over HTTP."""
+"""Stored images over HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_ranges(http: httpx.AsyncClient, image: StoredImage, header: str, 
     assert (answer.status_code, answer.content) == (status, expected)
 
 
-async def test_a_range_of_an_older_picture_gets_the_whole(http: httpx.AsyncClient, image: StoredImage) -> None:
+async def test_a_range_of_an_older_image_gets_the_whole(http: httpx.AsyncClient, image: StoredImage) -> None:
     headers = {"Range": "bytes=0-9", "If-Range": '"another"'}
     assert (await http.get(f"/images/{image.id}", headers=headers)).content == DATA
 

@@ -35,7 +35,7 @@ def opened(b64: str | None) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(b64)))
 
 
-async def test_the_openai_client_draws(client: openai.AsyncOpenAI) -> None:
+async def test_the_openai_client_generates(client: openai.AsyncOpenAI) -> None:
     answer = await client.images.generate(prompt="a fox", n=2, model="fake", size="32x64", extra_body={"seed": 5})
     assert answer.data is not None
     assert [opened(image.b64_json).size for image in answer.data] == [(32, 64), (32, 64)]
@@ -151,7 +151,7 @@ async def test_a_failure_amid_a_stream_is_an_event(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_stops_the_drawing(
+async def test_a_client_that_leaves_stops_the_generation(
     http: httpx.AsyncClient, engine: FakeGenerator, stream: bool
 ) -> None:
     engine.gate = asyncio.Event()

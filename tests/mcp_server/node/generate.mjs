@@ -1,5 +1,5 @@
-// Draws one picture with an official TypeScript client and cancels another; prints what happened as JSON.
-// Usage: node draw.mjs URL (v1|v2) PROMPT SEED
+// Generates one image with an official TypeScript client and cancels another; prints what happened as JSON.
+// Usage: node generate.mjs URL (v1|v2) PROMPT SEED
 const [url, version, prompt, seed] = process.argv.slice(2);
 const packages = {
   v1: ["@modelcontextprotocol/sdk/client/index.js", "@modelcontextprotocol/sdk/client/streamableHttp.js"],
@@ -18,7 +18,7 @@ function call(fields, options) {
 }
 
 const progress = [];
-const drawn = await call({ prompt, seed: Number(seed) }, { onprogress: (event) => progress.push(event) });
+const generated = await call({ prompt, seed: Number(seed) }, { onprogress: (event) => progress.push(event) });
 
 const abort = new AbortController();
 let cancelledAt = 0;
@@ -44,7 +44,7 @@ console.log(
     protocol: client.getNegotiatedProtocolVersion?.() ?? transport.protocolVersion,
     tools: (await client.listTools()).tools.map((tool) => tool.name),
     progress,
-    drawn,
+    generated,
     cancelledAt,
     outcome,
     refused,

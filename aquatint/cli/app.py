@@ -1,25 +1,21 @@
 """The ``aquatint`` command: run, generate, serve, models, doctor, registry, and what other components add.
 
-A component adds its commands by an entry point of the group ``aquatint.commands``: a function that takes the
-application. Its module is imported at every start, so it imports heavy packages inside its commands.
+``aquatint.cli.components`` says how a component adds its commands.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
 
-from aquatint import __version__
-from aquatint.cli import extras
+from aquatint._version import __version__
+from aquatint.cli import components, extras
 from aquatint.cli.generate import generate
 from aquatint.cli.models import doctor, models
 from aquatint.cli.run.command import run
 from aquatint.cli.serve import serve
 from aquatint.cli.terminal import OUT
-
-COMMANDS_GROUP = "aquatint.commands"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,8 +26,7 @@ app = typer.Typer(
 for command in (run, generate, serve, models, doctor):
     app.command()(command)
 extras.add_commands(app, "aquatint.cli.registry", name="registry", extra="triton", needed="psutil")
-for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda each: each.name):
-    point.load()(app)
+components.add_commands(app)
 
 
 def _print_version(*, wanted: bool) -> None:

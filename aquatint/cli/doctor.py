@@ -6,24 +6,13 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 
-from aquatint_llm import EMBEDDED_MODEL, LlmSettings, is_installed
-
+from aquatint.cli import components
+from aquatint.cli.components import Finding
 from aquatint.cli.extras import install_command
 from aquatint.contract.errors import AquatintError
 from aquatint.settings import ServerSettings, read_settings
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. ``hint`` says what to do when it is not ``ok``."""
-
-    part: str
-    ok: bool
-    detail: str
-    hint: str = ""
 
 
 def examine() -> Iterator[Finding]:
@@ -42,7 +31,8 @@ def examine() -> Iterator[Finding]:
         ("chat", "sqlalchemy", "chatbot"),
     ):
         yield _module(part, module, extra)
-    yield _language_model()
+    for service in components.services():
+        yield service.examine()
     yield _gpu()
     yield _shared_memory()
 
@@ -73,17 +63,6 @@ def _module(part: str, module: str, extra: str) -> Finding:
     if importlib.util.find_spec(module) is None:
         return Finding(part, ok=False, detail=f"{module} is not installed", hint=install_command(extra))
     return Finding(part, ok=True, detail=f"{module} {metadata.version(module)}")
-
-
-def _language_model() -> Finding:
-    home = read_settings(LlmSettings).home
-    detail = f"{EMBEDDED_MODEL} on vLLM in {home}" if is_installed(home) else f"not in {home}"
-    return Finding(
-        "language model",
-        ok=is_installed(home),
-        detail=detail,
-        hint="aquatint llm install, or set AQUATINT_CHAT_LLM_URL",
-    )
 
 
 def _gpu() -> Finding:

@@ -36,15 +36,15 @@ _PROMPTS = ["a flat emoji of a fox on a blue background"]
 def publish(
     name: Name,
     folder: Annotated[Path, typer.Argument(help="What to upload; the model repository is its folder 'repository'.")],
-    facts: Annotated[str, typer.Option(help="A JSON object of what should be known of this version.")] = "{}",
+    facts: Annotated[str, typer.Option(help="A JSON object to keep with this version.")] = "{}",
     store: Store = _STORE,
 ) -> None:
-    """Upload a folder as the model's next version; it is not in use before it is promoted or deployed."""
+    """Upload a folder as the model's next version; it is not in use until it is promoted or deployed."""
     with clean_errors():
         try:
             described = json.loads(facts)
         except json.JSONDecodeError as error:
-            raise InvalidRequest(f"facts: is not JSON: {error.msg}") from error
+            raise InvalidRequest(f"facts: must be JSON: {error.msg}") from error
         if not isinstance(described, dict):
             raise InvalidRequest("facts: must be a JSON object")
         version = _open(name, store).publish(files_under(folder), described)
@@ -68,7 +68,7 @@ def list_versions(name: Name, store: Store = _STORE) -> None:
 
 @registry.command()
 def fetch(name: Name, number: Number, out: Annotated[Path, typer.Argument()], store: Store = _STORE) -> None:
-    """Download a version into a new folder, every file checked."""
+    """Download a version into a new folder and check every file."""
     with clean_errors():
         version = _open(name, store).fetch(number, out)
         OUT.print(f"{out}  {len(version.files)} files of version {number}", highlight=False, soft_wrap=True)
@@ -90,7 +90,7 @@ def deploy(
     live: Live = _LIVE,
     store: Store = _STORE,
 ) -> None:
-    """Put a version into the embedded server without losing a request, and make it the one in use."""
+    """Swap a version into the embedded server without losing a request, and make it the one in use."""
     with clean_errors():
         opened = _open(name, store)
         if number is None:
@@ -103,7 +103,7 @@ def deploy(
 
 @registry.command()
 def rollback(name: Name, prompt: Prompts = _PROMPTS, live: Live = _LIVE, store: Store = _STORE) -> None:
-    """Put back what was served before, without losing a request."""
+    """Return to the version served before, without losing a request."""
     with clean_errors():
         opened = _open(name, store)
         earlier = opened.previous()
@@ -117,7 +117,7 @@ def prune(
     keep: Annotated[int, typer.Option(min=1, help="How many of the newest to keep.")] = 5,
     store: Store = _STORE,
 ) -> None:
-    """Delete old versions, never the one in use nor the one before it."""
+    """Delete old versions, but never the one in use or the one before it."""
     with clean_errors():
         gone = _open(name, store).prune(keep)
         OUT.print(f"deleted: {', '.join(map(str, gone)) or 'nothing'}", highlight=False)
@@ -131,5 +131,5 @@ def _deploy(opened: Registry, number: int, *, prompts: list[str], live: Path) ->
     log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
     with service.embedded(live, read_settings(ServerSettings)) as server:
-        service.deploy(opened, number, server, prompts)
+        service.deploy(opened, number, server, prompts=prompts)
     OUT.print(f"{opened.name} version {number} is served", highlight=False)

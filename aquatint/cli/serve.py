@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aquatint.cli import extras
+from aquatint.cli import components, extras
 from aquatint.cli.generate import connect_to, generate_behind_bar
 from aquatint.cli.terminal import OUT, clean_errors, log_to_terminal
 from aquatint.client import connect
@@ -106,12 +106,8 @@ def _start(
         if wanted.engine not in (ServeEngine.AUTO, described.engine):
             raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {wanted.engine.value}")
         return stack.enter_context(TritonServer(repository, settings, sink)), described
-    with extras.needs("export", "aquatint serve CHECKPOINT"):
-        from aquatint_export import repositories  # noqa: PLC0415 - needs torch, which only checkpoints need here
     refusals = []
-    for candidate, made, why in repositories(
-        wanted.source, wanted.name, wanted.cache, engine=wanted.engine.value, progress=_log.info
-    ):
+    for candidate, made, why in _repositories(wanted):
         if made is None:
             refusals.append(f"{candidate}: {why}")
             _log.warning("not served by %s: %s", candidate, why)
@@ -125,6 +121,14 @@ def _start(
         _log.info("served by %s: %s", candidate, why)
         return server, manifest.read(made)
     raise ModelRejected("no engine serves this checkpoint: " + "; ".join(refusals))
+
+
+def _repositories(wanted: _Wanted) -> Iterator[tuple[str, Path | None, str]]:
+    """Export a checkpoint for each engine in turn."""
+    with extras.needs("export", "aquatint serve CHECKPOINT"):
+        yield from components.exporter().repositories(
+            wanted.source, wanted.name, wanted.cache, engine=wanted.engine.value, progress=_log.info
+        )
 
 
 @contextlib.contextmanager

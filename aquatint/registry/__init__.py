@@ -1,8 +1,8 @@
-"""Versioned models in a folder, a volume or S3, and how one of them becomes what a running Triton serves."""
+"""Versions of models in a folder, a volume or S3, and how a running Triton is made to serve one of them."""
 
 from aquatint.registry.service import REPOSITORY, deploy, embedded
 from aquatint.registry.swap import LiveTriton, swap
-from aquatint.registry.trial import draw
+from aquatint.registry.trial import try_prompts
 from aquatint.registry.versions import Pointer, Registry, Version, files_under
 
 __all__ = [
@@ -12,8 +12,8 @@ __all__ = [
     "Registry",
     "Version",
     "deploy",
-    "draw",
     "embedded",
     "files_under",
     "swap",
+    "try_prompts",
 ]

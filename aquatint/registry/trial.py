@@ -1,4 +1,4 @@
-"""A few real pictures through a version, before callers get it and after."""
+"""Generate a few images with a version, before callers get it and after."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aquatint.contract.errors import ModelRejected
 from aquatint.contract.request import GenerationRequest
 
 
-def draw(client: Client, prompts: list[str], version: int) -> None:
-    """Draw every prompt. Raises what drawing does, and ``ModelRejected`` for a picture of one colour."""
+def try_prompts(client: Client, prompts: list[str], *, version: int) -> None:
+    """Generate an image for every prompt. Raises ``AquatintError``; ``ModelRejected`` for an image of one colour."""
     for seed, prompt in enumerate(prompts):
-        (image,) = client.generate(GenerationRequest(prompt=prompt, seed=seed)).images
-        with Image.open(io.BytesIO(image.png)) as picture:
-            pixels = np.asarray(picture)
+        (generated,) = client.generate(GenerationRequest(prompt=prompt, seed=seed)).images
+        with Image.open(io.BytesIO(generated.png)) as image:
+            pixels = np.asarray(image)
         if pixels.min() == pixels.max():
-            raise ModelRejected(f"version {version} draws blank pictures")
+            raise ModelRejected(f"version {version} generates blank images")

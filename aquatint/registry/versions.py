@@ -1,7 +1,7 @@
 """Versions of a model: ``models/<name>/<version>/…`` in any object store, never overwritten.
 
-A version exists from the moment its ``version.json`` is written, which is last: an upload that was interrupted leaves
-nothing that anyone sees. Which version is in use says the pointer ``models/<name>/latest``, written after everything.
+A version exists once its ``version.json`` is written, which happens last: an interrupted upload leaves nothing that
+anyone sees. The pointer ``models/<name>/latest`` names the version in use; it is written after everything else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StoredFile(BaseModel):
 
 
 class Version(BaseModel):
-    """What a version holds. ``facts`` is what its maker wants known: scores, sources, parameters."""
+    """What a version holds. ``facts`` is whatever its publisher wants to record: scores, sources, parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class Version(BaseModel):
 
 
 class Pointer(BaseModel):
-    """The version in use, and those in use before it, the last one first."""
+    """The version in use, and those in use before it, the most recent first."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class Pointer(BaseModel):
 
 
 class Registry:
-    """The versions of one model in ``store``; methods raise ``StoreUnavailable`` when that is out of order."""
+    """The versions of one model in ``store``. Methods raise ``StoreUnavailable`` when the store fails."""
 
     def __init__(self, store: ObjectStore, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -67,14 +67,14 @@ class Registry:
         self.name = name
 
     def prefix(self, version: int) -> str:
-        """Where a version's files are in the store."""
+        """Return the prefix of a version's keys in the store."""
         return f"models/{self.name}/{version}/"
 
     def publish(self, files: Mapping[str, Path], facts: dict[str, Any]) -> Version:
         """Upload files, by their names in the version, as the next version.
 
-        Every file is read back and compared before the version appears. Raises ``InvalidRequest`` if there are none,
-        ``ModelRejected`` when the store gives back something else than it got.
+        Every file is read back and compared before the version appears. Raises ``InvalidRequest`` if there are no
+        files, ``ModelRejected`` if the store returns a file changed.
         """
         if not files:
             raise InvalidRequest("files: there is nothing to publish")
@@ -91,11 +91,11 @@ class Registry:
         return described
 
     def versions(self) -> list[Version]:
-        """Every complete version, the oldest first."""
+        """List every complete version, the oldest first."""
         return [self.version(number) for number in sorted(self._numbers(_DESCRIPTION))]
 
     def version(self, number: int) -> Version:
-        """One version. Raises ``ModelNotFound``, or ``ModelRejected`` if its description is damaged."""
+        """Describe one version. Raises ``ModelNotFound``, or ``ModelRejected`` if its description is damaged."""
         try:
             return Version.model_validate_json(self._store.get(self.prefix(number) + _DESCRIPTION))
         except ObjectNotFound:
@@ -104,13 +104,13 @@ class Registry:
             raise ModelRejected(f"the description of version {number} of {self.name} is damaged") from error
 
     def latest(self) -> Pointer | None:
-        """The version in use, if any was ever promoted."""
+        """Return the version in use, if one was ever promoted. Raises ``ModelRejected`` if the pointer is damaged."""
         try:
             return Pointer.model_validate_json(self._store.get(f"models/{self.name}/{_POINTER}"))
         except ObjectNotFound:
             return None
         except ValidationError as error:
-            raise ModelRejected(f"the pointer of {self.name} is damaged; promote a version anew") from error
+            raise ModelRejected(f"the pointer of {self.name} is damaged; promote a version again") from error
 
     def promote(self, number: int) -> Pointer:
         """Make a version the one in use. Raises ``ModelNotFound``."""
@@ -120,7 +120,7 @@ class Registry:
         return self._point(Pointer(version=number, earlier=[each for each in earlier if each != number]))
 
     def previous(self) -> int:
-        """What ``roll_back`` would return to. Raises ``ModelNotFound`` if there was nothing before."""
+        """Return the version that ``roll_back`` returns to. Raises ``ModelNotFound`` if there was none before."""
         now = self.latest()
         if now is None or not now.earlier:
             raise ModelNotFound(f"no version of {self.name} was in use before this one")
@@ -134,27 +134,27 @@ class Registry:
         return self._point(Pointer(version=number, earlier=now.earlier[1:]))
 
     def fetch(self, number: int, out: Path) -> Version:
-        """Download a version to the folder ``out``, checked file by file; whole or not at all.
+        """Download a version to the folder ``out``, whole or not at all, and check every file.
 
         Raises ``InvalidRequest`` if ``out`` exists, ``ModelRejected`` for a file that is missing or was changed.
         """
         described = self.version(number)
         if out.exists():
-            raise InvalidRequest(f"out: {out} exists already")
+            raise InvalidRequest(f"out: {out} already exists")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
             staging = Path(scratch) / "version"
             for name, expected in described.files.items():
                 path = staging / name
                 if not path.resolve().is_relative_to(staging.resolve()):
-                    raise ModelRejected(f"{name} points out of the version's folder")
+                    raise ModelRejected(f"{name} points outside the version's folder")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._download(number, name, expected, path)
             staging.rename(out)
         return described
 
     def prune(self, keep: int) -> list[int]:
-        """Delete all but the newest ``keep`` versions, and uploads abandoned for a day; returns what was deleted.
+        """Delete all but the newest ``keep`` versions, and uploads abandoned for a day; return the deleted versions.
 
         The version in use and the one before it are always kept.
         """
@@ -169,7 +169,7 @@ class Registry:
         return gone
 
     def _reserve(self) -> int:
-        """A number that is ours alone, also among callers on other machines."""
+        """Reserve a number that no other caller gets, on this machine or another."""
         number = max(self._numbers(_RESERVATION), default=0) + 1
         while not self._store.create(self.prefix(number) + _RESERVATION, b""):
             number += 1
@@ -192,7 +192,7 @@ class Registry:
 
     def _delete(self, number: int) -> None:
         # The description first: half a version must not look whole. The reservation last: a number is never reused
-        # while anything of it is left.
+        # while any of its objects remain.
         ends = (_DESCRIPTION, _RESERVATION)
         keys = [info.key for info in self._store.list(self.prefix(number))]
         middle = [key for key in keys if key.removeprefix(self.prefix(number)) not in ends]
@@ -219,7 +219,7 @@ class Registry:
 
 
 def files_under(folder: Path, prefix: str = "") -> dict[str, Path]:
-    """Every file of a folder by its name below ``prefix``, for ``Registry.publish``; hidden ones are left out."""
+    """Map ``prefix`` and name to every file of a folder, for ``Registry.publish``; hidden files are skipped."""
     found = ((path.relative_to(folder), path) for path in folder.rglob("*") if path.is_file())
     return {
         f"{prefix}{name.as_posix()}": path

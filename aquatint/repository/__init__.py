@@ -1,1 +1,1 @@
-"""What is written down about a checkpoint and a model repository. Knows nothing about exporting or serving them."""
+"""The descriptions of checkpoints and model repositories. Knows nothing about exporting or serving them."""

@@ -1,4 +1,4 @@
-"""What a diffusers checkpoint says of itself in its JSON files, read without torch and without its weights."""
+"""What a diffusers checkpoint says about itself in its JSON files, read without torch or its weights."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Defaults(BaseModel):
     skip_layer_guidance: SkipLayerGuidance | None = None
 
 
-# The settings that the models' cards on the hub recommend, by the last part of their names. Turbo is distilled to draw
-# in four steps without guidance.
+# The settings that the model cards on the hub recommend, by the last part of the models' names. Turbo is distilled to
+# generate in four steps without guidance.
 _PUBLISHED = {
     "stable-diffusion-3.5-large-turbo": Defaults(num_inference_steps=4, guidance_scale=0.0),
     "stable-diffusion-3.5-large": Defaults(num_inference_steps=28, guidance_scale=3.5),
@@ -46,7 +46,7 @@ _PUBLISHED = {
 
 
 def defaults(folder: Path, source: str) -> Defaults:
-    """From ``aquatint.json`` in the checkpoint, else the published ones of a model of that name, else SD3's.
+    """Read ``aquatint.json`` in the checkpoint, else take the published defaults of a model of that name, else SD3's.
 
     Raises ``ModelRejected`` if the file is not valid.
     """
@@ -60,7 +60,7 @@ def defaults(folder: Path, source: str) -> Defaults:
 
 
 def model_index(folder: Path) -> dict[str, Any]:
-    """``model_index.json``. Raises ``ModelRejected`` if there is none."""
+    """Read ``model_index.json``. Raises ``ModelRejected`` if there is none."""
     path = folder / _INDEX
     if not path.is_file():
         raise ModelRejected(f"this folder has no {_INDEX}: it is not a diffusers checkpoint")
@@ -69,17 +69,17 @@ def model_index(folder: Path) -> dict[str, Any]:
 
 
 def licence(folder: Path) -> str:
-    """The licence named in the model card's front matter, a ``license:`` line between two ``---`` lines."""
+    """Read the licence from the metadata of the model card, a ``license:`` line between two ``---`` lines."""
     card = folder / "README.md"
     if card.is_file() and card.read_text().startswith("---\n"):
-        front_matter = card.read_text().split("---\n")[1]
-        found = re.search(r"^license:\s*[\"']?([^\"'\n]+)", front_matter, re.MULTILINE)
+        metadata = card.read_text().split("---\n")[1]
+        found = re.search(r"^license:\s*[\"']?([^\"'\n]+)", metadata, re.MULTILINE)
         return found[1].strip() if found else "unknown"
     return "unknown"
 
 
 def model_info(folder: Path, source: str, name: str) -> ModelInfo:
-    """Sizes and defaults of any text-to-image checkpoint, to be served as ``name``. Raises ``ModelRejected``."""
+    """Describe any text-to-image checkpoint, to be served as ``name``. Raises ``ModelRejected``."""
     model_index(folder)
     denoiser = _config(folder, "transformer") or _config(folder, "unet")
     if denoiser is None:
@@ -105,14 +105,14 @@ def model_info(folder: Path, source: str, name: str) -> ModelInfo:
 
 
 def _samplers(folder: Path) -> tuple[str, ...]:
-    """List those that a request may choose between; none where the checkpoint's scheduler is not for flow matching."""
+    """List the samplers that a request may choose; none if the checkpoint's scheduler is not for flow matching."""
     path = folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
     if config.get("_class_name") != _FLOW_MATCHING:
         return ()
     try:
         return samplers.available(config)
-    # diffusers follows options that our samplers do not.
+    # diffusers supports options that our samplers do not.
     except ValueError:
         return ()
 

@@ -1,6 +1,6 @@
-"""``engine.json`` beside a TensorRT engine: what it was built by, for what, and whether this machine can run it.
+"""``engine.json`` beside a TensorRT engine: what built it, for what, and whether this machine can run it.
 
-TensorRT itself finds out only while loading, in its own words, and for some differences not at all.
+TensorRT itself notices only while loading, in its own words, and some differences not at all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TensorRecord(BaseModel):
 
 
 class ShapeRange(BaseModel):
-    """The optimization profile of one input: the shapes it takes, and the one it is fastest at."""
+    """The optimization profile of one input: the shapes it accepts, and the one it is fastest with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class ShapeRange(BaseModel):
 
 
 class EngineRecord(BaseModel):
-    """The description of one engine; ``compute_capabilities`` are like ``sm90``."""
+    """The description of one engine; ``compute_capabilities`` are names such as ``sm90``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class EngineRecord(BaseModel):
 
 
 def read(folder: Path) -> EngineRecord:
-    """Read ``engine.json``. Raises ``ModelRejected`` when there is none, or it does not fit its engine."""
+    """Read ``engine.json``. Raises ``ModelRejected`` if it is missing or does not match its engine."""
     try:
         record = EngineRecord.model_validate_json((folder / FILE_NAME).read_bytes())
         size = (folder / PLAN_NAME).stat().st_size
@@ -67,25 +67,27 @@ def read(folder: Path) -> EngineRecord:
     except ValidationError as error:
         raise ModelRejected(f"{FILE_NAME} is not valid") from error
     if size != record.plan_bytes:
-        raise ModelRejected(f"{PLAN_NAME} has {size} bytes, its record says {record.plan_bytes}")
+        raise ModelRejected(f"{PLAN_NAME} has {size} bytes, but its record says {record.plan_bytes}")
     return record
 
 
-def check_usable(record: EngineRecord, library: str, version: str, capability: str, max_rows: int) -> None:
-    """Raises ``ModelRejected`` saying why an engine cannot run here.
+def check_usable(record: EngineRecord, *, library: str, version: str, capability: str, max_rows: int) -> None:
+    """Raise ``ModelRejected``, saying why, if an engine cannot run here.
 
-    ``capability`` is this GPU's, like ``sm90``; ``max_rows`` the batch that the model's configuration promises.
+    ``capability`` is this GPU's, such as ``sm90``; ``max_rows`` is the batch size in the model's configuration.
     """
     again = "export again here"
     if record.library != library:
-        raise ModelRejected(f"the engine was built by {record.library}, this server has {library}: {again}")
+        raise ModelRejected(f"the engine was built by {record.library}, but this server has {library}: {again}")
     if record.version != version:
-        raise ModelRejected(f"the engine was built by {library} {record.version}, here is {version}: {again}")
+        raise ModelRejected(
+            f"the engine was built by {library} {record.version}, but this server has {version}: {again}"
+        )
     if capability not in record.compute_capabilities:
         built_for = ", ".join(record.compute_capabilities)
-        raise ModelRejected(f"the engine was built for {built_for}, this GPU is {capability}: {again}")
+        raise ModelRejected(f"the engine was built for {built_for}, but this GPU is {capability}: {again}")
     if max_rows > record.max_rows:
         raise ModelRejected(
-            f"the engine takes at most {record.max_rows} rows, its model configuration promises {max_rows}: {again} "
-            f"with --max-batch-size {max_rows}"
+            f"the engine takes at most {record.max_rows} rows, but its model configuration promises {max_rows}: "
+            f"{again} with --max-batch-size {max_rows}"
         )

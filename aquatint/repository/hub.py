@@ -1,4 +1,4 @@
-"""Checkpoints of a model hub, downloaded into its cache. Pickled weights are never downloaded."""
+"""Download checkpoints from a model hub into its cache, but never pickled weights."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from aquatint.contract.errors import HubUnavailable
 
-# Unpickling runs whatever code a file holds.
+# Unpickling runs any code that a file contains.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def fetch(source: str, *, only: list[str] | None = None) -> Path:
-    """Return a local folder as it is, or download a hub id (token from ``HF_TOKEN``), ``only`` files like these.
+    """Return a local folder as it is, or download a hub id (token from ``HF_TOKEN``), ``only`` some patterns.
 
     Raises ``HubUnavailable``.
     """
     if Path(source).is_dir():
         return Path(source)
-    # Imported here, because clients install the core without it.
+    # Imported here, because clients install the core without this package.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 

@@ -40,19 +40,19 @@ class Manifest(BaseModel):
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Return the hex digest of a file, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_tree(root: Path) -> dict[str, str]:
-    """sha256 of every file under ``root`` but the manifest, by POSIX path relative to ``root``."""
+    """Map every file under ``root`` except the manifest, by its POSIX path relative to ``root``, to its sha256."""
     paths = sorted(p for p in root.rglob("*") if p.is_file() and p.name != FILE_NAME)
     return {path.relative_to(root).as_posix(): sha256(path) for path in paths}
 
 
 def read(repository: Path) -> Manifest:
-    """Read a repository's manifest. Raises ``ModelRejected`` when there is none or it is not valid."""
+    """Read a repository's manifest. Raises ``ModelRejected`` if it is missing or not valid."""
     path = repository / FILE_NAME
     try:
         return Manifest.model_validate_json(path.read_bytes())

@@ -94,7 +94,7 @@ def _field(tensor: InferInput) -> tuple[str, Any]:
     return name, value if isinstance(value, str | bytes) else value.item()
 
 
-def _output(name: str, data: NDArray[Any], binary: bool) -> InferOutput:
+def _output(name: str, data: NDArray[Any], *, binary: bool) -> InferOutput:
     output = InferOutput(name, list(data.shape), OUTPUTS[name].type.datatype)
     output.set_data_from_numpy(data, binary_data=binary)
     return output

@@ -54,7 +54,7 @@ class DiffusersPipeline:
         self._skipping = checkpoint_info.defaults(folder, source).skip_layer_guidance
         device, why_device = choose_device()
         dtype, why_dtype = choose_dtype(settings.dtype, device)
-        self._pipeline = _load(folder, dtype, settings.low_cpu_mem)
+        self._pipeline = _load(folder, dtype, low_cpu_mem=settings.low_cpu_mem)
         done = place(self._pipeline, settings, device)
         self.description = "; ".join([f"{device} ({why_device})", f"{dtype or 'native'} ({why_dtype})", *done])
         _log.info("%s: %s", name, self.description)
@@ -230,7 +230,7 @@ def _raise_failure(future: Future[None], events: queue.SimpleQueue[Event]) -> No
     raise error or EngineUnavailable("the generation ended without an image")
 
 
-def _load(folder: Path, dtype: torch.dtype | None, low_cpu_mem: bool) -> DiffusionPipeline:
+def _load(folder: Path, dtype: torch.dtype | None, *, low_cpu_mem: bool) -> DiffusionPipeline:
     index = checkpoint_info.model_index(folder)
     # diffusers insists on being told that a component is absent.
     absent = {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}

@@ -63,7 +63,7 @@ class StepEngine:
         self.device, why_device = choose_device()
         dtype, why_dtype = choose_dtype(settings.dtype, self.device)
         model = SD3Transformer2DModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        self._model = model.to(self.device).eval().requires_grad_(False)
+        self._model = model.to(self.device).eval().requires_grad_(requires_grad=False)
         self.arrays = TorchArrays(self.device)
         self.description = f"{self.device} ({why_device}), {dtype or 'native'} ({why_dtype})"
         if settings.fp8:

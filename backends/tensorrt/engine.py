@@ -82,5 +82,11 @@ def _library(record: EngineRecord, max_rows: int) -> Any:
         raise DependencyMissing(f"the engine was built by {record.library}, which is not installed here")
     library = importlib.import_module(record.library)
     major, minor = torch.cuda.get_device_capability()
-    engine_record.check_usable(record, record.library, library.__version__, f"sm{major}{minor}", max_rows)
+    engine_record.check_usable(
+        record,
+        library=record.library,
+        version=library.__version__,
+        capability=f"sm{major}{minor}",
+        max_rows=max_rows,
+    )
     return library

@@ -10,6 +10,7 @@ import typer
 from aquatint.cli import extras
 from aquatint.cli.terminal import ERR, OUT, clean_errors
 from aquatint_export import engines
+from aquatint_export.exporting import export_checkpoint
 from aquatint_export.options import Dtype, ExportOptions, Target, TensorRTOptions
 
 
@@ -18,7 +19,7 @@ def add(app: typer.Typer) -> None:
     app.command()(export)
 
 
-def export(
+def export(  # noqa: PLR0913 - the command's options
     checkpoint: Annotated[str, typer.Argument(help="A diffusers folder, or a hub id (token from HF_TOKEN).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model repository to write.")],
     *,
@@ -49,8 +50,6 @@ def export(
     ] = None,
 ) -> None:
     """Export a checkpoint and publish a Triton model repository, if it passes the parity gate."""
-    with extras.needs("export", "aquatint export"):
-        from aquatint_export import export_checkpoint  # noqa: PLC0415 - needs torch, which only this command uses
     tensorrt = TensorRTOptions(
         refit=refit,
         weight_streaming=weight_streaming,
@@ -68,7 +67,8 @@ def export(
         drop=tuple(drop or ()),
         tensorrt=tensorrt,
     )
-    with clean_errors(), ERR.status("starting") as status:
+    # The engine imports what it needs when it is first used.
+    with extras.needs("export", "aquatint export"), clean_errors(), ERR.status("starting") as status:
         written = export_checkpoint(checkpoint, out, options, progress=status.update)
     OUT.print(f"{out}  {_summary(written.parity)}", soft_wrap=True)
 

@@ -179,7 +179,7 @@ def publish(store: str, name: str, results: Results) -> int:
 def deploy_to_triton(store: str, name: str, version: int, *, live: Path, probes: list[str]) -> None:
     """Put a version into the embedded server that serves ``live``, without losing a request."""
     with registry.embedded(live, read_settings(ServerSettings)) as server:
-        registry.deploy(_open(store, name), version, server, probes)
+        registry.deploy(_open(store, name), version, server, prompts=probes)
 
 
 def deploy_to_kserve(store: str, name: str, version: int, *, namespace: str, service: str, rollout: Rollout) -> None:
@@ -192,7 +192,7 @@ def deploy_to_kserve(store: str, name: str, version: int, *, namespace: str, ser
 
     def trial() -> None:
         with connect(url=rollout.url, protocol="grpc", model=name) as client:
-            registry.draw(client, rollout.probes, version)
+            registry.try_prompts(client, rollout.probes, version=version)
 
     address = f"{store.rstrip('/')}/{opened.prefix(version)}{registry.REPOSITORY}"
     target = kserve.InferenceService(kserve.connect(), namespace, service)

@@ -256,7 +256,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one(
     (broken / "manifest.json").write_text(damaged.model_dump_json())
     before, models = png(live, FOX), sorted(path.name for path in repository.iterdir())
     with Traffic(live.grpc_url, pause_s=0.0) as traffic, pytest.raises(EngineUnavailable, match="vae_decoder"):
-        swap(as_live(live, repository), broken, 50, [FOX.prompt])
+        swap(as_live(live, repository), broken, version=50, prompts=[FOX.prompt])
     assert traffic.failed == []
     assert png(live, FOX) == before
     assert sorted(path.name for path in repository.iterdir()) == models
@@ -268,7 +268,8 @@ def test_a_swap_that_is_killed_can_be_done_again(
 ) -> None:
     script = (
         "import sys; from pathlib import Path; from aquatint.registry import LiveTriton, swap;"
-        "swap(LiveTriton(Path(sys.argv[1]), sys.argv[2], sys.argv[3], 'the-key'), Path(sys.argv[4]), 60, ['a fox'])"
+        "swap(LiveTriton(Path(sys.argv[1]), sys.argv[2], sys.argv[3], 'the-key'), Path(sys.argv[4]), version=60,"
+        "     prompts=['a fox'])"
     )
     command = [sys.executable, "-c", script, str(repository), live.http_url, live.grpc_url, str(mini_repository)]
     before = png(live, FOX)
@@ -280,7 +281,7 @@ def test_a_swap_that_is_killed_can_be_done_again(
     process.wait()
     assert png(live, FOX) == before
     manifests.verify(repository)
-    swap(as_live(live, repository), mini_repository, 60, ["a fox"])
+    swap(as_live(live, repository), mini_repository, version=60, prompts=["a fox"])
     assert png(live, FOX) == before
     assert [path.name for path in repository.glob("mini-v60_*")]
 

@@ -86,7 +86,7 @@ def random_weights(module: _Model) -> _Model:
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.02, generator=generator)
-    return module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(requires_grad=False)
 
 
 def check(component: Component, path: Path) -> None:

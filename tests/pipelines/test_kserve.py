@@ -129,7 +129,7 @@ def test_a_trial_gives_a_canary_everything(cluster: Cluster, service: InferenceS
 
 def test_a_version_that_cannot_generate_is_taken_back(cluster: Cluster, service: InferenceService) -> None:
     def trial() -> None:
-        raise ModelRejected("version 2 draws blank pictures")
+        raise ModelRejected("version 2 generates blank images")
 
     before = cluster.uri
     with pytest.raises(ModelRejected, match="blank"):
@@ -202,7 +202,7 @@ def test_the_step_generates_the_probes_at_the_address_given(
         calls.append((probes, version, cluster.service["spec"]["predictor"].get("canaryTrafficPercent")))
 
     monkeypatch.setattr(steps, "connect", connect)
-    monkeypatch.setattr("aquatint.registry.draw", generate)
+    monkeypatch.setattr("aquatint.registry.try_prompts", generate)
     steps.deploy_to_kserve(
         "s3://m",
         "mini",

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from aquatint_llm import LlmSettings
-from aquatint_llm.commands import PipOptions, Torch
 from rich.panel import Panel
 from rich.table import Table
 
-from aquatint.cli import extras
+from aquatint.cli import components, extras
+from aquatint.cli.components import Service
 from aquatint.cli.run import demo
+from aquatint.cli.run.programs import Program
 from aquatint.cli.run.settings import RunSettings, check_disk, check_ports, default_home, ports
 from aquatint.cli.run.stages import Stages
 from aquatint.cli.terminal import OUT, clean_errors, render_png
@@ -29,7 +29,7 @@ from aquatint.contract.request import GenerationRequest
 from aquatint.settings import ServerSettings, read_settings
 
 if TYPE_CHECKING:
-    from aquatint.cli.run.supervisor import Program, Supervisor
+    from aquatint.cli.run.supervisor import Supervisor
 
 _PROMPT = "a flat emoji of a fox on a blue background"
 _READY_TIMEOUT_S = 180.0
@@ -44,7 +44,7 @@ class Layout:
     home: Path
     server: ServerSettings
     run: RunSettings
-    llm: LlmSettings | None
+    llm: Service | None
 
     @property
     def repository(self) -> Path:
@@ -82,8 +82,13 @@ def run(
     ] = None,
     prompt: Annotated[str, typer.Option(help="The first image.")] = _PROMPT,
     llm: Annotated[bool, typer.Option("--llm/--no-llm", help="Install and serve the small language model.")] = True,
-    torch: Torch = "torch==2.13.0",
-    pip_options: PipOptions = "",
+    torch: Annotated[
+        str, typer.Option(help="For the language model: the requirement that pip installs torch from.")
+    ] = "torch==2.13.0",
+    pip_options: Annotated[
+        str,
+        typer.Option(help="For the language model: options of pip for torch, such as one that chooses a CPU build."),
+    ] = "",
 ) -> None:
     """Serve everything on this machine, and generate PROMPT, until Ctrl-C: Triton, MCP, images API, chat page."""
     extras.require("run", "aquatint run", "supervisor", "pytriton", "onnxruntime", "torch", "onnxscript", "fastmcp")
@@ -94,11 +99,11 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with clean_errors(), contextlib.suppress(KeyboardInterrupt):
-        settings = read_settings(LlmSettings) if llm else None
+        service = components.service("llm") if llm else None
         folder = (home or default_home()).absolute()
-        layout = Layout(folder, read_settings(ServerSettings), read_settings(RunSettings), settings)
+        layout = Layout(folder, read_settings(ServerSettings), read_settings(RunSettings), service)
         check_disk(layout.home)
-        check_ports(ports(layout.server, layout.run, settings))
+        check_ports(ports(layout.server, layout.run, service))
         layout.logs.mkdir(exist_ok=True)
         stages = Stages(OUT)
         _export(layout, checkpoint or str(demo.bundled_checkpoint()), stages)
@@ -117,8 +122,6 @@ def _export(layout: Layout, checkpoint: str, stages: Stages) -> None:
 
 
 def _programs(layout: Layout, torch: str, pip_options: str) -> Iterator[Program]:
-    from aquatint.cli.run.supervisor import Program  # noqa: PLC0415 - as above
-
     server, home = layout.server, layout.home
     kept = {"AQUATINT_ADMIN_KEY_FILE": str(home / "admin-key")}
     serve = [str(_BIN / "aquatint"), "serve", str(layout.repository)]
@@ -130,13 +133,10 @@ def _programs(layout: Layout, torch: str, pip_options: str) -> Iterator[Program]
         "AQUATINT_CHAT_DATABASE_URL": f"sqlite:///{home / 'chat.db'}",
     }
     if layout.llm is not None:
-        kept["AQUATINT_CHAT_LLM_URL"] = f"http://127.0.0.1:{layout.llm.port}/v1"
+        kept["AQUATINT_CHAT_LLM_URL"] = f"http://127.0.0.1:{layout.llm.port.number}/v1"
     yield Program("chat", [str(_BIN / "aquatint-chat")], {**_unless_set(kept), "PORT": str(layout.run.chat_port)})
     if layout.llm is not None:
-        options = ["--torch", torch, "--pip-options", pip_options]
-        command = [str(_BIN / "aquatint"), "llm", "serve", "--install", *options]
-        # Whatever stops it in the first minutes (most likely a full disk) would stop it again.
-        yield Program("llm", command, starts_in_s=300, stops_in_s=20)
+        yield layout.llm.program(torch=torch, pip_options=pip_options)
 
 
 def _unless_set(variables: dict[str, str]) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _watch(layout: Layout, supervisor: Supervisor, *, stages: Stages, began: flo
         OUT.print("the language model follows; it is installed once (2.5 GB), and the page works without it")
     reported: set[str] = set()
     while supervisor.is_running():
-        if llm is not None and readiness.is_ready(f"http://127.0.0.1:{llm.port}/health"):
+        if llm is not None and readiness.is_ready(f"http://127.0.0.1:{llm.port.number}/health"):
             stages.ended("language model", time.monotonic() - began)
             llm = None
         for program in supervisor.given_up() - reported:

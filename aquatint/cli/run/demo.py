@@ -7,9 +7,9 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from aquatint.cli import components
 from aquatint.cli.run.logs import tail
 from aquatint.contract.errors import DependencyMissing, ModelRejected
 from aquatint.repository import manifest
@@ -20,12 +20,12 @@ _TAIL_LINES = 15
 
 def bundled_checkpoint() -> Path:
     """Find the demo checkpoint's folder. Raises ``DependencyMissing`` if its package is not installed."""
-    folder = _folder_of(_PACKAGE)
-    if folder is None:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
         raise DependencyMissing(
             "the demo checkpoint is not installed: pip install aquatint-mini, or name a --checkpoint"
         )
-    return folder
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
@@ -65,24 +65,11 @@ def _read_stamp(repository: Path) -> dict[str, str] | None:
 
 
 def _inputs(checkpoint: str) -> str:
-    """Hash what an export is made from: the code of the export and of Triton's models, and the checkpoint's files."""
+    """Hash what an export is made from: the exporter's own files, and the checkpoint's."""
     digest = hashlib.sha256(checkpoint.encode())
-    for path in sorted(_code()):
+    for path in sorted(components.exporter().sources()):
         digest.update(path.read_bytes())
     for path in sorted(Path(checkpoint).rglob("*.safetensors")):
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def _folder_of(package: str) -> Path | None:
-    """Locate an installed package without importing it: its imports may be large."""
-    spec = importlib.util.find_spec(package)
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
-
-
-def _code() -> Iterator[Path]:
-    for package in ("aquatint_export", "aquatint_model_repository"):
-        root = _folder_of(package)
-        assert root is not None
-        yield from (path for path in root.rglob("*") if path.suffix in {".py", ".pbtxt"})

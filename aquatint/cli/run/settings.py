@@ -6,13 +6,13 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from aquatint_llm import LlmSettings
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from aquatint.cli.components import Service
+from aquatint.cli.run.programs import Port
 from aquatint.contract.errors import EngineUnavailable
 from aquatint.settings import ServerSettings, user_data_folder
 
@@ -32,22 +32,13 @@ class RunSettings(BaseSettings):
     """Port of the chat page that ``aquatint run`` starts."""
 
 
-@dataclass(frozen=True)
-class Port:
-    """A port that must be free, the program that needs it, and the variable that changes it."""
-
-    owner: str
-    variable: str
-    number: int
-
-
 def default_home() -> Path:
     """Return ``AQUATINT_HOME``, or our folder among the user's data."""
     home = os.environ.get("AQUATINT_HOME")
     return Path(home) if home else user_data_folder()
 
 
-def ports(server: ServerSettings, run: RunSettings, llm: LlmSettings | None) -> Iterator[Port]:
+def ports(server: ServerSettings, run: RunSettings, llm: Service | None) -> Iterator[Port]:
     """List every port that will be listened on."""
     yield Port("Triton over HTTP", "AQUATINT_HTTP_PORT", server.http_port)
     yield Port("Triton over gRPC", "AQUATINT_GRPC_PORT", server.grpc_port)
@@ -55,7 +46,7 @@ def ports(server: ServerSettings, run: RunSettings, llm: LlmSettings | None) -> 
     yield Port("the MCP server", "MCP_PORT", run.mcp_port)
     yield Port("the chat page", "CHAT_PORT", run.chat_port)
     if llm is not None:
-        yield Port("the language model", "AQUATINT_LLM_PORT", llm.port)
+        yield llm.port
 
 
 def check_ports(wanted: Iterator[Port]) -> None:

@@ -10,14 +10,14 @@ import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from supervisor.xmlrpc import SupervisorTransport
 
 from aquatint.cli.run.logs import tail
+from aquatint.cli.run.programs import Program
 from aquatint.contract.errors import EngineUnavailable
 from aquatint.server.process import end_with_parent
 
@@ -26,17 +26,6 @@ _START_TIMEOUT_S = 20.0
 _POLL_S = 0.1
 # supervisor's own word for a program that it has given up on.
 _FATAL = "FATAL"
-
-
-@dataclass(frozen=True)
-class Program:
-    """A command to keep running. If it ends within ``starts_in_s`` it has not started, and is tried twice more."""
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    starts_in_s: int = 20
-    stops_in_s: int = 15
 
 
 class Supervisor:

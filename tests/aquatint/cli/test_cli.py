@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from aquatint.cli import generate as generating
 from aquatint.contract import errors
 from aquatint.contract.image import read_parameters
 from aquatint.testing import fake_client
+from tests.conftest import CHECKPOINT
 
 
 @pytest.fixture
@@ -86,10 +88,22 @@ def test_doctor_says_what_is_missing(runner: CliRunner, monkeypatch: pytest.Monk
     assert "missing" in result.output
 
 
-def test_core_imports_no_framework() -> None:
-    code = (
-        "import sys, aquatint.cli.app, aquatint.client, aquatint.diffusion.pipeline, aquatint.server, aquatint.testing;"
-        "print([m for m in ('torch', 'diffusers', 'transformers', 'kfp', 'kserve') if m in sys.modules])"
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [(["export", str(CHECKPOINT), "--out"], "export"), (["serve", str(CHECKPOINT), "--cache"], "serve CHECKPOINT")],
+    ids=["export", "serve"],
+)
+def test_an_export_without_torch_is_one_line(tmp_path: Path, arguments: list[str], command: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from aquatint.cli.app import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "AQUATINT_ADMIN_KEY": "key"},
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.returncode == 1
+    missing = "(torch is missing): pip install 'aquatint[export]'"
+    assert done.stderr.splitlines()[-1] == f"aquatint {command} needs more packages {missing}"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

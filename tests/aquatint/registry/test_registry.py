@@ -44,7 +44,7 @@ def test_publish_and_fetch(registry: Registry, folder: Path, tmp_path: Path) -> 
     assert (tmp_path / "out" / "transformer" / "weights.bin").read_bytes() == (
         folder / "transformer" / "weights.bin"
     ).read_bytes()
-    with pytest.raises(InvalidRequest, match="exists already"):
+    with pytest.raises(InvalidRequest, match="already exists"):
         registry.fetch(1, tmp_path / "out")
     with pytest.raises(ModelNotFound, match="version 2"):
         registry.fetch(2, tmp_path / "other")

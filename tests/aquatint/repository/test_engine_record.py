@@ -30,23 +30,23 @@ def test_read(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_fits_is_let_through() -> None:
-    engine_record.check_usable(RECORD, "tensorrt", "10.4.0", "sm90", 8)
+    engine_record.check_usable(RECORD, library="tensorrt", version="10.4.0", capability="sm90", max_rows=8)
 
 
 @pytest.mark.parametrize(
     ("library", "version", "capability", "rows", "reason"),
     [
-        ("tensorrt_rtx", "10.4.0", "sm90", 8, "built by tensorrt, this server has tensorrt_rtx"),
-        ("tensorrt", "10.5.0", "sm90", 8, r"built by tensorrt 10\.4\.0, here is 10\.5\.0"),
-        ("tensorrt", "10.4.0", "sm86", 8, "built for sm89, sm90, this GPU is sm86"),
-        ("tensorrt", "10.4.0", "sm90", 16, "at most 8 rows, its model configuration promises 16"),
+        ("tensorrt_rtx", "10.4.0", "sm90", 8, "built by tensorrt, but this server has tensorrt_rtx"),
+        ("tensorrt", "10.5.0", "sm90", 8, r"built by tensorrt 10\.4\.0, but this server has 10\.5\.0"),
+        ("tensorrt", "10.4.0", "sm86", 8, "built for sm89, sm90, but this GPU is sm86"),
+        ("tensorrt", "10.4.0", "sm90", 16, "at most 8 rows, but its model configuration promises 16"),
     ],
 )
 def test_an_engine_of_another_kind_is_refused(
     library: str, version: str, capability: str, rows: int, reason: str
 ) -> None:
     with pytest.raises(ModelRejected, match=reason):
-        engine_record.check_usable(RECORD, library, version, capability, rows)
+        engine_record.check_usable(RECORD, library=library, version=version, capability=capability, max_rows=rows)
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
         engine_record.read(tmp_path)
     write(tmp_path)
     (tmp_path / engine_record.PLAN_NAME).write_bytes(b"abcd")
-    with pytest.raises(ModelRejected, match="has 4 bytes, its record says 3"):
+    with pytest.raises(ModelRejected, match="has 4 bytes, but its record says 3"):
         engine_record.read(tmp_path)
     (tmp_path / engine_record.PLAN_NAME).unlink()
     with pytest.raises(ModelRejected, match=r"model\.plan is missing"):

@@ -247,7 +247,7 @@ def load(folder: Path, source: str, *, low_memory: bool = False, drop: Sequence[
     _check_skip_layers(defaults, pipeline)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
-            component.eval().requires_grad_(False)
+            component.eval().requires_grad_(requires_grad=False)
     pipeline.set_progress_bar_config(disable=True)
     return SD3Checkpoint(
         folder=folder,

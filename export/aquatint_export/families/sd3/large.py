@@ -38,6 +38,6 @@ def loaded(folder: Path, component: str) -> Iterator[nn.Module]:
     """Load a component's weights in FP32, freed when the block ends."""
     kind = SD3Transformer2DModel if component == "transformer" else T5EncoderModel
     module = kind.from_pretrained(folder / component, dtype=torch.float32, use_safetensors=True)
-    yield module.eval().requires_grad_(False)
+    yield module.eval().requires_grad_(requires_grad=False)
     del module
     gc.collect()

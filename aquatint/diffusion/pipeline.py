@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,14 +22,12 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
-from aquatint.diffusion import families, samplers
+from aquatint.diffusion import families
 from aquatint.diffusion.preview import preview
 from aquatint.diffusion.prompt import Conditioning, EncoderOutput, PromptTokenizer
 from aquatint.diffusion.rows import Tensors, call_in_parts
-from aquatint.diffusion.samplers import Sampler
-from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 from aquatint.diffusion.served_model import ServedModel
-from aquatint.diffusion.slot import Slot, transformer_inputs
+from aquatint.diffusion.slot import Slot, SlotFactory, transformer_inputs
 
 
 class ComponentRunner(Protocol):
@@ -36,6 +35,21 @@ class ComponentRunner(Protocol):
 
     def __call__(self, component: str, inputs: Tensors) -> Tensors:
         """Run ``component`` on a batch. Raises ``AquatintError``."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who waits for a request: what it raises when it waits no longer, and until when it does.
+
+    ``raise_if_cancelled`` is called before every stage and step and raises ``Cancelled``, ``DeadlineExceeded`` or the
+    like; ``deadline`` is a time of ``time.monotonic``.
+    """
+
+    raise_if_cancelled: Callable[[], None] = lambda: None
+    deadline: float | None = None
+
+
+ANYBODY = Caller()
 
 
 class ImagePipeline(Protocol):
@@ -49,12 +63,10 @@ class ImagePipeline(Protocol):
     def cache_counts(self) -> tuple[int, int]:
         """The numbers of prompts found encoded and of prompts encoded so far."""
 
-    def run(
-        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
         """Yield ``Progress`` after every step and the ``Generation`` last.
 
-        ``raise_if_cancelled`` is called repeatedly; what it raises ends the run. So does closing the generator.
+        What the caller raises ends the run. So does closing the generator.
         """
 
 
@@ -91,22 +103,19 @@ class Pipeline:
     ) -> None:
         self.served = served
         self.family = families.registry()[served.family]
-        self.scheduler = FlowMatchConfig.from_diffusers(served.scheduler)
+        self.slots = SlotFactory(served)
         self.cache = EncodingCache(cache_bytes)
         self._tokenize = PromptTokenizer(folder, served.text_encoders)
         self._run = runner
         self._preview_factors = np.array(served.preview_factors)
 
-    def run(
-        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
         """Generate the images, yielding ``Progress`` after every step and the ``Generation`` last.
 
-        ``raise_if_cancelled`` is called before every stage and step; what it raises (``Cancelled``,
-        ``DeadlineExceeded``) ends the run there.
+        What the caller raises ends the run before the next stage or step.
         """
         started = time.perf_counter()
-        raise_if_cancelled()
+        caller.raise_if_cancelled()
         positive = self.encode(request.prompt)
         conditionings = [positive] * request.num_images
         if request.uses_guidance:
@@ -115,10 +124,10 @@ class Pipeline:
         encoded = time.perf_counter()
 
         latents = self.family.prepare_latents(self.served, request)
-        latents = yield from self.denoise(request, latents, conditioning, raise_if_cancelled)
+        latents = yield from self.denoise(request, latents, conditioning, caller=caller)
         denoised = time.perf_counter()
 
-        raise_if_cancelled()
+        caller.raise_if_cancelled()
         images = finished_images(self.decode(latents), request)
         done = time.perf_counter()
         timings = {
@@ -148,38 +157,17 @@ class Pipeline:
         request: ResolvedRequest,
         latents: NDArray[np.float32],
         conditioning: Tensors,
-        raise_if_cancelled: Callable[[], None],
+        *,
+        caller: Caller,
     ) -> Generator[Event, None, NDArray[np.float32]]:
         """Yield ``Progress`` after every evaluation of the transformer; return the final latents."""
-        slot = self._slot(request, latents, conditioning)
+        slot = self.slots.make(request, latents, conditioning)
         while not slot.is_finished:
-            raise_if_cancelled()
+            caller.raise_if_cancelled()
             heading_for = slot.advance(self._velocity(slot))
             yield Progress(slot.evaluated, slot.evaluations, self.previews(heading_for))
         denoised: NDArray[np.float32] = slot.latents
         return denoised
-
-    def sampler(self, request: ResolvedRequest, latents: NDArray[np.float32]) -> Sampler:
-        """Make the sampler that the request asks for."""
-        image_seq_len = self.family.image_seq_len(self.served, latents)
-        return samplers.make(
-            request.sampler,
-            self.scheduler,
-            num_inference_steps=request.num_inference_steps,
-            image_seq_len=image_seq_len,
-        )
-
-    def _slot(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
-        return Slot(
-            family=self.family,
-            latents=latents,
-            conditioning=conditioning,
-            sampler=self.sampler(request, latents),
-            guidance_scale=request.guidance_scale if request.uses_guidance else None,
-            skip_layers=self.served.skip_layer_guidance,
-            num_inference_steps=request.num_inference_steps,
-            preview_every=request.preview_every,
-        )
 
     def _velocity(self, slot: Slot) -> NDArray[np.float32]:
         return self._run_in_batches("transformer", transformer_inputs([slot], slot.conditioning()), "noise_pred")

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aquatint.diffusion import rows
+from aquatint.contract.errors import InvalidRequest
+from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion import families, rows, samplers
 from aquatint.diffusion.arrays import HOST, Arrays
 from aquatint.diffusion.families import Family
 from aquatint.diffusion.guidance import guide
 from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.samplers import Sampler
-from aquatint.diffusion.served_model import SkipLayerGuidance
+from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
+from aquatint.diffusion.served_model import ServedModel, SkipLayerGuidance
 
 # 1 for rows that go without the layers of skip-layer guidance.
 SKIP_LAYERS = "skip_layers"
@@ -135,6 +138,36 @@ class Slot:
         if not self._skips or self._skip_layers is None:
             return guided
         return guided + np.float32(self._skip_layers.scale) * (conditional - velocity[2 * images :])
+
+
+class SlotFactory:
+    """Makes the slots of a served model's requests."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self._served = served
+        self._family = families.registry()[served.family]
+        self._schedule = FlowMatchConfig.from_diffusers(served.scheduler)
+
+    def make(self, request: ResolvedRequest, latents: NDArray[np.float32], conditioning: Tensors) -> Slot:
+        """Make the slot of a request. Raises ``InvalidRequest`` if the conditioning has other rows than it needs."""
+        rows_needed = len(latents) * (2 if request.uses_guidance else 1)
+        if any(len(value) != rows_needed for value in conditioning.values()):
+            raise InvalidRequest(f"{', '.join(conditioning)}: must have {rows_needed} rows")
+        return Slot(
+            family=self._family,
+            latents=latents,
+            conditioning=conditioning,
+            sampler=samplers.make(
+                request.sampler,
+                self._schedule,
+                num_inference_steps=request.num_inference_steps,
+                image_seq_len=self._family.image_seq_len(self._served, latents),
+            ),
+            guidance_scale=request.guidance_scale if request.uses_guidance else None,
+            skip_layers=self._served.skip_layer_guidance,
+            num_inference_steps=request.num_inference_steps,
+            preview_every=request.preview_every,
+        )
 
 
 def transformer_inputs(slots: Sequence[Slot], conditioning: Tensors, arrays: Arrays = HOST) -> Tensors:

@@ -13,7 +13,7 @@ from aquatint.contract.errors import Cancelled, DeadlineExceeded, EngineUnavaila
 from aquatint.contract.generation import Event, Generation
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import GenerationRequest, resolve
-from aquatint.diffusion.pipeline import ImagePipeline
+from aquatint.diffusion.pipeline import Caller, ImagePipeline
 
 _RETRY_AFTER_S = 1.0
 
@@ -70,7 +70,7 @@ class LocalGenerator:
             if time.monotonic() > deadline:
                 raise DeadlineExceeded("the request's time ran out")
 
-        events = pipeline.run(resolved, raise_if_cancelled)
+        events = pipeline.run(resolved, Caller(raise_if_cancelled, deadline))
         try:
             while (event := await _next_in_thread(events, left)) is not None:
                 yield event

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from aquatint.contract.request import ResolvedRequest
+
 LATENTS = "latents"
 PARAMETERS = "parameters"
 
@@ -15,18 +17,13 @@ PARAMETERS = "parameters"
 class DenoiseParameters(BaseModel):
     """What is asked for beside the tensors.
 
-    ``guidance_scale`` is ``None`` without classifier-free guidance; ``timeout_s`` is what the request's deadline
-    leaves; ``page`` is the token of a ``Page`` with room for ``evaluations``.
+    ``timeout_s`` is what the request's deadline leaves; ``page`` is the token of its ``Page``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_inference_steps: int
-    guidance_scale: float | None
-    sampler: str | None
-    preview_every: int
+    request: ResolvedRequest
     timeout_s: float
-    priority: int
     page: str
 
     def to_tensor(self) -> NDArray[Any]:

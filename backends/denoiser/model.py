@@ -26,12 +26,11 @@ from numpy.typing import NDArray
 
 from aquatint.contract import errors
 from aquatint.contract.errors import AquatintError, InvalidRequest
-from aquatint.diffusion import families, samplers, served_model
+from aquatint.diffusion import served_model
 from aquatint.diffusion.arrays import Arrays
 from aquatint.diffusion.in_flight import POLICIES, Engine, Flight, InFlight
 from aquatint.diffusion.rows import Tensors
-from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
-from aquatint.diffusion.slot import Slot
+from aquatint.diffusion.slot import SlotFactory
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 _IDLE_S = 0.5
@@ -79,8 +78,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(f"policy: must be one of {', '.join(POLICIES)}") from None
         except AquatintError as error:
             raise pb_utils.TritonModelException(errors.to_wire(error)) from None
-        self._family = families.registry()[self._served.family]
-        self._schedule = FlowMatchConfig.from_diffusers(self._served.scheduler)
+        self._slots = SlotFactory(self._served)
         self._flights = InFlight(engine, self._served.max_batch_size, policy=policy)
         # Kept, because Triton forgets a family that nobody holds.
         self._active_family = pb_utils.MetricFamily(*_ACTIVE_FAMILY, pb_utils.MetricFamily.COUNTER)
@@ -115,28 +113,10 @@ class TritonPythonModel:
     def _flight(self, request: Any, caller: _Caller) -> Flight:
         latents, *conditioning = (_input(request, name) for name in (messages.LATENTS, *_CONDITIONING))
         wanted = _parameters(request)
-        sampler = samplers.make(
-            wanted.sampler,
-            self._schedule,
-            num_inference_steps=wanted.num_inference_steps,
-            image_seq_len=self._family.image_seq_len(self._served, latents),
-        )
-        slot = Slot(
-            family=self._family,
-            latents=latents,
-            conditioning=dict(zip(_CONDITIONING, conditioning)),
-            sampler=sampler,
-            guidance_scale=wanted.guidance_scale,
-            skip_layers=self._served.skip_layer_guidance,
-            num_inference_steps=wanted.num_inference_steps,
-            preview_every=wanted.preview_every,
-        )
-        rows = len(latents) * (1 if wanted.guidance_scale is None else 2)
-        if any(len(each) != rows for each in conditioning):
-            raise InvalidRequest(f"{', '.join(_CONDITIONING)}: must have {rows} rows")
-        shape = Shape(latents=latents.shape, evaluations=slot.evaluations, preview_every=wanted.preview_every)
+        slot = self._slots.make(wanted.request, latents, dict(zip(_CONDITIONING, conditioning)))
+        shape = Shape(latents=latents.shape, evaluations=slot.evaluations, preview_every=wanted.request.preview_every)
         caller.page = Page.open(wanted.page, shape)
-        return Flight(slot, caller, wanted.priority, time.monotonic() + wanted.timeout_s)
+        return Flight(slot, caller, deadline=time.monotonic() + wanted.timeout_s)
 
     def _step(self) -> None:
         while not self._stopping.is_set():

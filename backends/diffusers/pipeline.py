@@ -31,6 +31,7 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion.pipeline import ANYBODY, Caller
 from aquatint.diffusion.preview import fit_preview_factors, preview
 from aquatint.repository import checkpoint_info, hub
 
@@ -64,16 +65,14 @@ class DiffusersPipeline:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._preview_factors: NDArray[np.float64] | None = None
 
-    def run(
-        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
         """Draw on the inference thread, yielding its events here."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         left = threading.Event()
         future = self._thread.submit(self._generate, request, events.put, left)
         try:
             while True:
-                raise_if_cancelled()
+                caller.raise_if_cancelled()
                 try:
                     event = events.get(timeout=_POLL_S)
                 except queue.Empty:

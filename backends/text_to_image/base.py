@@ -34,7 +34,7 @@ from aquatint.contract.errors import (
 from aquatint.contract.fields import TENSORS
 from aquatint.contract.generation import Event, Generation
 from aquatint.contract.request import ResolvedRequest
-from aquatint.diffusion.pipeline import ImagePipeline
+from aquatint.diffusion.pipeline import Caller, ImagePipeline
 from aquatint.settings import TextToImageSettings
 
 # Request parameters that Triton and its clients set themselves.
@@ -146,7 +146,7 @@ class TextToImageModel(ABC):
 
     def _generate(self, job: _Job, resolved: ResolvedRequest) -> None:
         queued_s = time.monotonic() - job.arrived
-        with contextlib.closing(self._pipeline.run(resolved, job.raise_if_cancelled)) as events:
+        with contextlib.closing(self._pipeline.run(resolved, Caller(job.raise_if_cancelled, job.deadline))) as events:
             for event in events:
                 if isinstance(event, Generation):
                     finished = dataclasses.replace(event, timings={"queue_s": queued_s, **event.timings})
@@ -183,7 +183,7 @@ class _Job:
         self._parameters = parameters
         self.arrived = time.monotonic()
         asked_s = triton_request.timeout() / 1e6
-        self._deadline = self.arrived + (min(asked_s, timeout_s) if asked_s > 0 else timeout_s)
+        self.deadline = self.arrived + (min(asked_s, timeout_s) if asked_s > 0 else timeout_s)
         self._request = triton_request
         self._stopping = stopping
         wanted = set(triton_request.requested_output_names())
@@ -210,7 +210,7 @@ class _Job:
         """Raise ``Cancelled``, ``DeadlineExceeded`` or ``EngineUnavailable`` when this request should stop."""
         if self.cancelled.is_set() or self._request.is_cancelled() or self.sender.is_cancelled():
             raise Cancelled("the request was cancelled")
-        if time.monotonic() > self._deadline:
+        if time.monotonic() > self.deadline:
             raise DeadlineExceeded("the request's time ran out")
         if self._stopping.is_set():
             raise EngineUnavailable("the model is being unloaded")

@@ -5,7 +5,8 @@ Only importable inside a Triton Python backend process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Generator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from aquatint.contract.errors import AquatintError, EngineUnavailable
 from aquatint.contract.generation import Event, Progress
 from aquatint.contract.request import ResolvedRequest
 from aquatint.diffusion import served_model
-from aquatint.diffusion.pipeline import Pipeline
+from aquatint.diffusion.pipeline import Caller, Pipeline
 from aquatint.diffusion.rows import Tensors
 from aquatint.diffusion.served_model import ServedModel
 from aquatint.settings import TextToImageSettings
@@ -80,13 +81,15 @@ class InFlightPipeline(Pipeline):
         request: ResolvedRequest,
         latents: NDArray[np.float32],
         conditioning: Tensors,
-        raise_if_cancelled: Callable[[], None],
+        *,
+        caller: Caller,
     ) -> Generator[Event, None, NDArray[np.float32]]:
-        """Hand the request to the denoiser, and yield ``Progress`` as its page says; returns the final latents."""
-        evaluations = len(self.sampler(request, latents).schedule.timesteps)
+        """Hand the request to the denoiser, and yield ``Progress`` as its page says; return the final latents."""
+        evaluations = self.slots.make(request, latents, conditioning).evaluations
         shape = Shape(latents=latents.shape, evaluations=evaluations, preview_every=request.preview_every)
         page = Page.make(shape)
-        call = self._calls.submit(self._call, request, {LATENTS: latents, **conditioning}, page.token)
+        parameters = self._parameters(request, caller, page)
+        call = self._calls.submit(self._call, {LATENTS: latents, **conditioning}, parameters)
         told = 0
         try:
             while True:
@@ -96,23 +99,19 @@ class InFlightPipeline(Pipeline):
                     told = evaluated
                 if ended:
                     return call.result()
-                raise_if_cancelled()
+                caller.raise_if_cancelled()
         finally:
             page.cancel()
             # The denoiser may still write, until its next step.
             futures.wait([call])
             page.close()
 
-    def _call(self, request: ResolvedRequest, tensors: Tensors, page: str) -> NDArray[np.float32]:
-        parameters = DenoiseParameters(
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale if request.uses_guidance else None,
-            sampler=request.sampler,
-            preview_every=request.preview_every,
-            timeout_s=self._timeout_s,
-            priority=0,
-            page=page,
-        )
+    def _parameters(self, request: ResolvedRequest, caller: Caller, page: Page) -> DenoiseParameters:
+        deadline = float("inf") if caller.deadline is None else caller.deadline
+        timeout_s = min(deadline - time.monotonic(), self._timeout_s)
+        return DenoiseParameters(request=request, timeout_s=timeout_s, page=page.token)
+
+    def _call(self, tensors: Tensors, parameters: DenoiseParameters) -> NDArray[np.float32]:
         try:
             inputs = {**tensors, PARAMETERS: parameters.to_tensor()}
             answer = _call_model(self.served.triton_model("transformer"), inputs, [LATENTS])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from aquatint.contract.fields import TENSORS
 from aquatint.contract.generation import Event, Generation
 from aquatint.contract.model_info import MODEL_INFO_PARAMETER, ModelInfo
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion.pipeline import ANYBODY, Caller
 from aquatint.settings import TextToImageSettings
 
 
@@ -30,9 +31,7 @@ class Relay:
         self.info = info
         self.cache_counts = (0, 0)
 
-    def run(
-        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
         """Yield the decoupled model's answers as events; a run that ends early stops the generation there."""
         token = uuid.uuid4().hex
         finished = False
@@ -47,7 +46,7 @@ class Relay:
                 event = _event(response)
                 finished = isinstance(event, Generation)
                 yield event
-                raise_if_cancelled()
+                caller.raise_if_cancelled()
         finally:
             if not finished:
                 # Consumed, because a call happens only when its answers are read.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from aquatint.contract import errors
 from aquatint.contract.generation import Generation, Progress
 from aquatint.contract.request import GenerationRequest, resolve
+from aquatint.diffusion.pipeline import Caller
 from aquatint.repository import manifest
 from aquatint.repository.checkpoint_info import model_info
 from tests.checkpoints import MakeCheckpoint
@@ -90,11 +91,11 @@ def test_cancel_while_waiting_for_the_thread(make_checkpoint: MakeCheckpoint) ->
     next(first)
     cancelled = threading.Event()
 
-    def checkpoint() -> None:
+    def raise_if_cancelled() -> None:
         if cancelled.is_set():
             raise errors.Cancelled("gone")
 
-    second = drawer.run(ask(drawer), checkpoint)
+    second = drawer.run(ask(drawer), Caller(raise_if_cancelled))
     cancelled.set()
     with pytest.raises(errors.Cancelled):
         next(second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from aquatint.contract import errors
 from aquatint.contract.generation import Event, finished_images, preview_images
 from aquatint.contract.image import read_parameters
 from aquatint.contract.request import GenerationRequest, ResolvedRequest
+from aquatint.diffusion.pipeline import ANYBODY, Caller
 from aquatint.testing import FAKE_MODEL
 from tests.serving import until
 
@@ -30,13 +31,11 @@ class TwoImages:
         self.free = threading.Event()
         self.ended: list[str] = []
 
-    def run(
-        self, request: ResolvedRequest, raise_if_cancelled: Callable[[], None] = lambda: None
-    ) -> Generator[Event, None, None]:
+    def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
         try:
             yield Progress(1, 1, preview_images(np.zeros((2, 8, 8, 3), np.uint8)))
             while not self.free.wait(0.01):
-                raise_if_cancelled()
+                caller.raise_if_cancelled()
             black = np.zeros((64, 64, 3), np.uint8)
             yield Generation(finished_images(np.stack([black, ~black]), request), request, dropped_tokens=3)
         except errors.AquatintError as error:

@@ -131,6 +131,13 @@ def test_deadlines_and_bad_requests(flying: Client) -> None:
         flying.generate(FOX, sampler="dpm++")
 
 
+def test_what_cannot_be_in_time_is_refused_at_once(flying: Client) -> None:
+    """The caller's own deadline reaches the denoiser, which knows how long its calls take."""
+    flying.generate(FOX)
+    with pytest.raises(errors.DeadlineExceeded, match="more than its deadline leaves"):
+        flying.generate(LONG, timeout_s=0.5)
+
+
 def test_a_short_request_does_not_wait_for_a_long_one(denoising: TritonServer, flying: Client) -> None:
     with connect(url=denoising.grpc_url, protocol="grpc", timeout_s=300.0) as other:
         events = other.stream(LONG)

@@ -12,7 +12,7 @@ from aquatint.contract.errors import Cancelled, EngineUnavailable
 from aquatint.contract.generation import Generation, Progress
 from aquatint.contract.request import parse, resolve
 from aquatint.diffusion.noise import randn
-from aquatint.diffusion.pipeline import EncodingCache, Pipeline
+from aquatint.diffusion.pipeline import Caller, EncodingCache, Pipeline
 from aquatint.diffusion.prompt import Conditioning
 from aquatint.diffusion.rows import Tensors
 from aquatint.testing import FAKE_MODEL
@@ -203,7 +203,7 @@ def test_image_i_is_the_image_of_seed_plus_i(pipeline: Pipeline) -> None:
         np.testing.assert_array_equal(several[index].pixels, generate(pipeline, seed=1 + index).images[0].pixels)
 
 
-def test_a_checkpoint_ends_the_run_between_steps(pipeline: Pipeline, runner: LinearRunner) -> None:
+def test_the_caller_ends_the_run_between_steps(pipeline: Pipeline, runner: LinearRunner) -> None:
     calls = 0
 
     def stop_at_the_third() -> None:
@@ -213,7 +213,7 @@ def test_a_checkpoint_ends_the_run_between_steps(pipeline: Pipeline, runner: Lin
             raise Cancelled("stop")
 
     with pytest.raises(Cancelled):
-        list(pipeline.run(resolve(parse({"prompt": "x"}), pipeline.served), stop_at_the_third))
+        list(pipeline.run(resolve(parse({"prompt": "x"}), pipeline.served), Caller(stop_at_the_third)))
     assert len(runner.rows) == 2
 
 

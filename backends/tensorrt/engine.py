@@ -1,7 +1,7 @@
-"""A TensorRT engine run with the library that built it, ``tensorrt`` or ``tensorrt_rtx``, on one GPU.
+"""Run a TensorRT engine on one GPU with the library that built it, ``tensorrt`` or ``tensorrt_rtx``.
 
-``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU or for fewer rows
-than are promised is refused with its reason.
+``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU, or for fewer rows
+than the model's configuration promises is refused with the reason.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Engine:
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine((folder / engine_record.PLAN_NAME).read_bytes())
         if self._engine is None:
-            raise EngineUnavailable("the engine cannot be loaded, see the log")
+            raise EngineUnavailable("the engine cannot be loaded; see the log")
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def __call__(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Copy in, enqueue, copy out. Raises ``EngineUnavailable``."""
+        """Copy the inputs to the GPU, run, and copy the outputs back. Raises ``EngineUnavailable``."""
         outputs = self.record.outputs
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             tensors = {}

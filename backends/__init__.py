@@ -1,1 +1,1 @@
-"""Triton python-based backends: each folder is a backend of that name. They know nothing about text or images."""
+"""Backends that run in Triton's Python processes, each in the folder of its name, and the KServe runtime."""

@@ -1,4 +1,4 @@
-"""What our component backends share: requests that wait together run as one batch, then their rows are split again.
+"""Batching for the component backends: requests that wait together run as one batch, and its rows are split again.
 
 Only importable inside a Triton Python backend process.
 """
@@ -26,19 +26,19 @@ class BatchedBackend(ABC):
 
     inputs: list[str]
     outputs: list[str]
-    # Inputs with one value per row: Triton has no empty dims, so they may arrive as (rows, 1).
+    # Inputs with one value per row. Triton has no empty dims, so they may arrive as (rows, 1).
     scalars: set[str]
 
     @abstractmethod
     def run(self, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run one batch; arrays in the order of ``outputs``. An exception becomes an error of every request."""
+        """Run one batch and return arrays in the order of ``outputs``. An exception fails all requests of the batch."""
 
     def count_usage(self, model: str) -> None:
         """Report batches, rows and busy seconds under this model's name; call it once in ``initialize``."""
         self._usage = Usage(model)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all requests whose tensors differ only in the number of rows as one batch."""
+        """Run all requests whose tensors differ only in their number of rows as one batch."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[tuple[int, dict[str, NDArray[Any]]]]] = defaultdict(list)
         for index, request in enumerate(requests):
@@ -68,7 +68,7 @@ class BatchedBackend(ABC):
         # Engines raise their own classes for wrong shapes, exhausted memory and device failures.
         except Exception as error:
             pb_utils.Logger.log_error(f"the engine failed: {error}")
-            # A separate response for each: Triton frees the memory of every response it is given.
+            # A separate response for each, because Triton frees every response that it is given.
             return [_error(f"the engine failed: {error}", pb_utils.TritonError.INTERNAL) for _ in batch]
         rows = [len(next(iter(inputs.values()))) for inputs in batch]
         self._usage.count(sum(rows), time.perf_counter() - started)

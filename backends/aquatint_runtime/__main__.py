@@ -1,4 +1,4 @@
-"""``python -m aquatint_backends.aquatint_runtime``."""
+"""Run ``python -m aquatint_backends.aquatint_runtime``."""
 
 from aquatint_backends.aquatint_runtime.commands import main
 

@@ -24,6 +24,6 @@ def runtime(context: typer.Context) -> None:
 def main() -> None:
     """Run ``aquatint-runtime``."""
     with extras.needs("serving", "aquatint-runtime"):
-        # The server's packages are not among a client's.
+        # A client does not install the server's packages.
         from aquatint_backends.aquatint_runtime.server import serve  # noqa: PLC0415
     serve()

@@ -1,4 +1,4 @@
-"""The runtime's KServe ``Model``: the Open Inference Protocol with the tensors of the Triton front."""
+"""The runtime's KServe ``Model``: the Open Inference Protocol with the tensors of the Triton models."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from aquatint.contract.errors import AquatintError, InvalidRequest
 from aquatint.contract.fields import TENSORS
 from aquatint.contract.wire import OUTPUTS
 
-# Request parameters that KServe's clients set on their own.
+# Request parameters that KServe's clients set by themselves.
 _TRANSPORT_PARAMETERS = {"binary_data_output", "timeout", "priority"}
 
 
 class TextToImage(Model):  # type: ignore[misc]  # kserve publishes no types
-    """Serves V2 over REST and gRPC; V1 is served by its own route before KServe's."""
+    """Serves V2 over REST and gRPC; a route of our own, ahead of KServe's, serves V1."""
 
     def __init__(self, name: str, engine: LocalGenerator) -> None:
         super().__init__(name)
         self._engine = engine
 
     def load(self) -> bool:
-        """Say that the pipeline, which is loaded elsewhere, is ready."""
+        """Become ready; the pipeline is loaded elsewhere."""
         self.ready = True
         return self.ready
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The request contract's fields, for model metadata."""
+        """List the request contract's fields, for model metadata."""
         return [{"name": name, "datatype": kind.datatype, "shape": [1]} for name, kind in TENSORS.items()]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """What can be asked for, for model metadata."""
+        """List the outputs that a request may name, for model metadata."""
         return [
             {"name": name, "datatype": output.type.datatype, "shape": list(output.dims)}
             for name, output in OUTPUTS.items()
@@ -50,7 +50,7 @@ class TextToImage(Model):  # type: ignore[misc]  # kserve publishes no types
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> InferResponse:
-        """Generate for one request. Raises errors in the form the protocol at hand needs."""
+        """Generate for one request. Raises errors in the form that the request's protocol needs."""
         try:
             if not isinstance(payload, InferRequest):
                 raise InvalidRequest("request: this route takes the Open Inference Protocol's inputs")
@@ -64,7 +64,7 @@ class TextToImage(Model):  # type: ignore[misc]  # kserve publishes no types
 
 
 def _wanted(payload: InferRequest) -> list[str]:
-    """The outputs to answer with: those asked for, by default the PNG and what belongs to it."""
+    """List the outputs to return: those requested, by default the PNG, its seed and its description."""
     asked = [output.name for output in payload.request_outputs or []]
     if unknown := set(asked) - set(OUTPUTS):
         raise InvalidRequest(f"outputs: there is no {', '.join(sorted(unknown))}")
@@ -85,7 +85,7 @@ def _field(tensor: InferInput) -> tuple[str, Any]:
         raise InvalidRequest(f"{name}: must be {TENSORS[name].datatype}, is {tensor.datatype}")
     try:
         values = np.asarray(tensor.as_numpy()).reshape(-1)
-    # kserve raises whatever numpy does with a shape that does not fit.
+    # kserve passes on whatever numpy raises for a shape that does not fit.
     except (ValueError, TypeError, InvalidRequest) as error:
         raise InvalidRequest(f"{name}: its data does not fit its shape") from error
     if values.size != 1:

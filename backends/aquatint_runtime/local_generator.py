@@ -1,4 +1,4 @@
-"""An ``Engine`` over a ``ImagePipeline`` in this process: a bounded queue, deadlines, and cancelling by leaving."""
+"""An ``ImageGenerator`` over a pipeline in this process: a bounded queue, deadlines and cancellation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RETRY_AFTER_S = 1.0
 
 
 class LocalGenerator:
-    """Generates with the pipeline that ``load`` gets; until then nothing is ready.
+    """Generates with the pipeline passed to ``load``; until then no model is ready.
 
-    At most ``max_active`` requests run or wait. How many really run at once is the pipeline's matter.
+    At most ``max_active`` requests run or wait. The pipeline decides how many of them run at once.
     """
 
     def __init__(self, max_active: int, timeout_s: float) -> None:
@@ -35,15 +35,15 @@ class LocalGenerator:
         self._pipeline = pipeline
 
     async def models(self) -> list[ModelInfo]:
-        """The one loaded model. Raises ``EngineUnavailable``."""
+        """List the one loaded model. Raises ``EngineUnavailable`` before there is one."""
         return [self._loaded().info]
 
     async def is_ready(self, model: str | None = None) -> bool:
-        """Whether the model is loaded."""
+        """Return whether the model is loaded."""
         return self._pipeline is not None and model in (None, self._pipeline.info.name)
 
     async def generate(self, request: GenerationRequest, /, *, timeout_s: float | None = None) -> Generation:
-        """The last event of ``stream``."""
+        """Return the last event of ``stream``."""
         async with contextlib.aclosing(self.stream(request, timeout_s=timeout_s)) as events:
             async for event in events:
                 if isinstance(event, Generation):
@@ -53,7 +53,7 @@ class LocalGenerator:
     async def stream(
         self, request: GenerationRequest, /, *, timeout_s: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Generate step by step in another thread. Raises ``AquatintError``."""
+        """Generate step by step in another thread; leaving the iterator cancels. Raises ``AquatintError``."""
         pipeline = self._loaded()
         if request.model not in (None, pipeline.info.name):
             raise errors.ModelNotFound(f"no model {request.model!r} here; there is: {pipeline.info.name}")
@@ -61,22 +61,22 @@ class LocalGenerator:
         if self.active >= self._max_active:
             raise Overloaded(f"{self.active} requests are already running or queued", _RETRY_AFTER_S)
         self.active += 1
-        left = threading.Event()
+        cancelled = threading.Event()
         deadline = time.monotonic() + min(timeout_s or self._timeout_s, self._timeout_s)
 
         def raise_if_cancelled() -> None:
-            if left.is_set():
+            if cancelled.is_set():
                 raise Cancelled("the request was cancelled")
             if time.monotonic() > deadline:
                 raise DeadlineExceeded("the request's time ran out")
 
         events = pipeline.run(resolved, Caller(raise_if_cancelled, deadline))
         try:
-            while (event := await _next_in_thread(events, left)) is not None:
+            while (event := await _next_in_thread(events, cancelled)) is not None:
                 yield event
         finally:
-            # Left between two events the drawing still waits for its next one.
-            left.set()
+            # Closed between two events, the generation still has its next one to make.
+            cancelled.set()
             events.close()
             self.active -= 1
 
@@ -86,17 +86,17 @@ class LocalGenerator:
         return self._pipeline
 
 
-async def _next_in_thread(events: Generator[Event, None, None], left: threading.Event) -> Event | None:
-    """The next event, ``None`` at the end. A cancelled task first waits for the drawing to notice."""
+async def _next_in_thread(events: Generator[Event, None, None], cancelled: threading.Event) -> Event | None:
+    """Return the next event, ``None`` at the end. A cancelled task first waits until the generation notices."""
     step = asyncio.ensure_future(asyncio.to_thread(next, events, None))
     try:
         return await asyncio.shield(step)
     except asyncio.CancelledError:
-        left.set()
+        cancelled.set()
         await asyncio.gather(step, return_exceptions=True)
         raise
     except errors.AquatintError:
         raise
-    # Whatever the engine raised: callers only know our errors.
+    # The pipeline may raise anything; callers know only our errors.
     except Exception as error:
         raise errors.internal(error) from None

@@ -28,14 +28,14 @@ _log = logging.getLogger("aquatint.runtime")
 
 
 def serve() -> None:
-    """Answer at once, be ready once the pipeline is loaded, end if it cannot be."""
-    # KServe sets up its own loggers alone.
+    """Serve, become ready once the pipeline is loaded, and end if it cannot be loaded."""
+    # KServe sets up only its own loggers.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     logging.getLogger("aquatint").setLevel(logging.INFO)
     settings, placement = _settings()
     engine = LocalGenerator(1 + settings.max_queued, settings.request_timeout_s)
     model = TextToImage(settings.model_name, engine)
-    # KServe leaves who may call to what stands before it.
+    # KServe leaves authentication to the proxy before it.
     everyone = caller_of(None, None)
     app.include_router(images_api(engine, everyone))
     app.include_router(predict_v1(engine, everyone))
@@ -44,7 +44,7 @@ def serve() -> None:
     app.add_middleware(CancelOnDisconnect, prefixes=["/v1/", "/v2/"])
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     server = ModelServer()
-    # Registered before it is ready: KServe's start() would refuse it.
+    # Registered by hand, because it is not ready yet and KServe's start() would refuse it.
     server.register_model(model)
     threading.Thread(target=_load, args=(settings, placement, engine, model), daemon=True).start()
     server.start([])
@@ -61,7 +61,7 @@ def _load(settings: RuntimeSettings, placement: PlacementSettings, engine: Local
     try:
         engine.load(DiffusersPipeline(resolve(settings.model_id), settings.model_name, placement))
         model.load()
-    # Whatever it is, a runtime that will never be ready must end and say why. It has served nobody yet.
+    # Whatever fails, a runtime that will never be ready must end and say why. It has served no request yet.
     except Exception as error:
         _log.error(errors.to_wire(errors.internal(error)))
         logging.shutdown()

@@ -1,4 +1,4 @@
-"""Settings of the runtime, by the variables of the demo this grew from."""
+"""Settings of the runtime, named as in the demo that this grew from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class RuntimeSettings(BaseSettings):
-    """Which model, under which name, and how many requests may wait for the one inference thread."""
+    """The model, its name, and how many requests may wait for the one inference thread."""
 
     model_config = SettingsConfigDict(
         env_prefix="AQUATINT_", extra="ignore", populate_by_name=True, use_attribute_docstrings=True

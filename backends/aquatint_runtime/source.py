@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder (a PVC too), ``hf://`` or a plain hub id, ``s3://`` and what KServe fetches."""
+"""Find a model: in a folder (or PVC), on a hub (``hf://`` or a plain id), or wherever KServe downloads from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aquatint.contract.errors import HubUnavailable, InvalidConfiguration
 
 
 def resolve(model_id: str) -> str:
-    """A local folder, or a hub id, for the pipeline loader. Raises ``ModelRejected``."""
+    """Return a local folder or a hub id. Raises ``InvalidConfiguration`` or ``HubUnavailable``."""
     if model_id.startswith("hf://"):
         return model_id.removeprefix("hf://")
     if "://" not in model_id:
@@ -22,7 +22,7 @@ def resolve(model_id: str) -> str:
     target = tempfile.mkdtemp(prefix="aquatint-model-")
     try:
         return str(Storage.download(model_id, target))
-    # kserve's storage raises RuntimeError, and botocore's own errors, for whatever goes wrong.
+    # kserve's storage raises RuntimeError or botocore's own errors, whatever goes wrong.
     except Exception as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise HubUnavailable(f"MODEL_ID: the model cannot be fetched: {type(error).__name__}") from error
+        raise HubUnavailable(f"MODEL_ID: the model cannot be downloaded: {type(error).__name__}") from error

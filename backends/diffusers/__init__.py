@@ -1,1 +1,1 @@
-"""Diffusers as an engine: whole pipelines in one process, for what has not been exported, and a Triton backend."""
+"""Diffusers in one process: whole pipelines for what has not been exported, as a Triton backend and for KServe."""

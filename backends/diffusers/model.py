@@ -34,7 +34,7 @@ class TritonPythonModel(TextToImageModel):
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights; called once by Triton."""
-        # Triton takes what its Python processes write to stderr into its own log.
+        # Triton copies what its Python processes write to stderr into its own log.
         logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
         logging.getLogger("aquatint").setLevel(logging.INFO)
         try:

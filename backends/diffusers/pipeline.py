@@ -1,6 +1,6 @@
 """Any text-to-image ``DiffusionPipeline`` as an ``ImagePipeline`` with one inference thread.
 
-Previews are made, and a cancelled request ends, between two steps.
+Between two steps, previews are made and a cancelled request ends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MAX_T5_TOKENS = 256
 
 
 class DiffusersPipeline:
-    """A loaded pipeline that draws one request at a time; others wait their turn and can still be cancelled."""
+    """A loaded pipeline that generates for one request at a time; others wait, and can still be cancelled."""
 
     def __init__(self, source: str, name: str, settings: PlacementSettings) -> None:
         """Load the weights. Raises ``HubUnavailable``, ``ModelRejected`` or ``InvalidRequest``."""
@@ -66,10 +66,10 @@ class DiffusersPipeline:
         self._preview_factors: NDArray[np.float64] | None = None
 
     def run(self, request: ResolvedRequest, caller: Caller = ANYBODY) -> Generator[Event, None, None]:
-        """Draw on the inference thread, yielding its events here."""
+        """Generate on the inference thread and yield its events here."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        left = threading.Event()
-        future = self._thread.submit(self._generate, request, events.put, left)
+        cancelled = threading.Event()
+        future = self._thread.submit(self._generate, request, events.put, cancelled)
         try:
             while True:
                 caller.raise_if_cancelled()
@@ -82,12 +82,12 @@ class DiffusersPipeline:
                 if isinstance(event, Generation):
                     return
         finally:
-            left.set()
+            cancelled.set()
             future.cancel()
 
     @torch.inference_mode()
-    def _generate(self, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event) -> None:
-        steps = _Steps(self, request, emit, left)
+    def _generate(self, request: ResolvedRequest, emit: Callable[[Event], None], cancelled: threading.Event) -> None:
+        steps = _Steps(self, request, emit, cancelled)
         self._pipeline.scheduler = self._scheduler(request.sampler)
         started = time.perf_counter()
         images = self._pipeline(**self._arguments(request), callback_on_step_end=steps, output_type="np").images
@@ -101,7 +101,7 @@ class DiffusersPipeline:
         emit(Generation(finished_images(pixels, request), request, dropped, timings, {"rows": float(rows)}))
 
     def _scheduler(self, sampler: str | None) -> Any:
-        """The checkpoint's own scheduler, or the one of ``sampler`` with its configuration."""
+        """Return the checkpoint's own scheduler, or the one of ``sampler`` with the same configuration."""
         if sampler is None:
             return self._own_scheduler
         return _SCHEDULERS[sampler].from_config(self._own_scheduler.config)
@@ -140,11 +140,11 @@ class DiffusersPipeline:
 
     @property
     def scheduler(self) -> Any:
-        """The scheduler of the pipeline, with the sigmas of the drawing in progress."""
+        """The pipeline's scheduler, with the sigmas of the generation in progress."""
         return self._pipeline.scheduler
 
     def previews(self, latents: NDArray[np.float32]) -> list[Image]:
-        """Guess the images linearly from latents; none for pipelines without an ``AutoencoderKL``."""
+        """Approximate the images linearly from latents; return none for pipelines without an ``AutoencoderKL``."""
         vae = getattr(self._pipeline, "vae", None)
         if not isinstance(vae, AutoencoderKL) or latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
             return []
@@ -153,10 +153,10 @@ class DiffusersPipeline:
             self._preview_factors = fit_preview_factors(self._encode, scale)
         return preview_images(preview(latents, self._preview_factors))
 
-    def _encode(self, pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         vae = self._pipeline.vae
-        # Offloaded parts are moved by hooks of forward(), which encode() does not pass.
-        inputs = torch.from_numpy(pictures).to(self._pipeline._execution_device, vae.dtype)
+        # Hooks of forward() move offloaded parts, and encode() does not call them.
+        inputs = torch.from_numpy(images).to(self._pipeline._execution_device, vae.dtype)
         vae.to(inputs.device)
         latents = vae.encode(inputs).latent_dist.mode()
         scaled = (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
@@ -165,20 +165,24 @@ class DiffusersPipeline:
 
 
 class _Steps:
-    """The pipeline's callback: tells of every step, makes previews, ends a drawing nobody waits for."""
+    """The pipeline's callback: reports every step, makes previews, and ends a cancelled generation."""
 
     def __init__(
-        self, owner: DiffusersPipeline, request: ResolvedRequest, emit: Callable[[Event], None], left: threading.Event
+        self,
+        owner: DiffusersPipeline,
+        request: ResolvedRequest,
+        emit: Callable[[Event], None],
+        cancelled: threading.Event,
     ) -> None:
         self._owner = owner
         self._request = request
         self._emit = emit
-        self._left = left
+        self._cancelled = cancelled
         self._previous: NDArray[np.float32] | None = None
         self._times: list[float] = []
 
     def __call__(self, _: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if self._left.is_set():
+        if self._cancelled.is_set():
             raise Cancelled("the request was cancelled")
         self._times.append(time.perf_counter())
         every = self._request.preview_every
@@ -188,13 +192,13 @@ class _Steps:
             if (step + 1) % every == 0:
                 previews = self._owner.previews(self._clean(latents, step))
             self._previous = latents
-        # Some samplers evaluate more often than there are steps, and some schedulers do not say how often.
+        # Some samplers call back more often than there are steps, and some schedulers do not say how often.
         total = max(len(self._owner.scheduler.timesteps), step + 1)
         self._emit(Progress(step + 1, total, previews))
         return tensors
 
     def _clean(self, latents: NDArray[np.float32], step: int) -> NDArray[np.float32]:
-        """The latents this drawing is heading for, where the scheduler is a straight line; else the noisy ones."""
+        """Estimate the clean latents if the scheduler steps along a straight line; else return the noisy ones."""
         scheduler = self._owner.scheduler
         if self._previous is None or not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             return latents
@@ -202,7 +206,7 @@ class _Steps:
         return latents - np.float32(after / (after - before)) * (latents - self._previous)
 
     def timings(self, started: float, ended: float) -> dict[str, float]:
-        """Seconds per stage; the first step's own time is taken to be that of the others."""
+        """Return the seconds per stage, assuming that the first step took as long as the others."""
         if not self._times:
             return {"encode_s": 0.0, "denoise_s": 0.0, "decode_s": 0.0, "total_s": ended - started}
         first, last = self._times[0], self._times[-1]
@@ -217,7 +221,7 @@ class _Steps:
 
 
 def _raise_failure(future: Future[None], events: queue.SimpleQueue[Event]) -> None:
-    """Raise what ended the drawing, unless it still runs or its last events are still to be read."""
+    """Raise what ended the generation, unless it still runs or has events left to read."""
     if not future.done() or not events.empty():
         return
     error = future.exception()
@@ -231,7 +235,7 @@ def _raise_failure(future: Future[None], events: queue.SimpleQueue[Event]) -> No
 
 def _load(folder: Path, dtype: torch.dtype | None, *, low_cpu_mem: bool) -> DiffusionPipeline:
     index = checkpoint_info.model_index(folder)
-    # diffusers insists on being told that a component is absent.
+    # diffusers must be told that a component is absent.
     absent = {name: None for name, value in index.items() if isinstance(value, list) and value == [None, None]}
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     try:

@@ -1,4 +1,4 @@
-"""Where a pipeline runs and in which precision: chosen for the user, with the reason."""
+"""Choose where a pipeline runs and in which precision, with the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32", "native"]
 
 
 class PlacementSettings(BaseSettings):
-    """Precision and memory, by the variables of the demo this grew from."""
+    """Precision and memory, named as in the demo that this grew from."""
 
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
 
@@ -39,21 +39,21 @@ class PlacementSettings(BaseSettings):
 
 
 def choose_device() -> tuple[str, str]:
-    """The device and why."""
+    """Choose the device; return it and why."""
     if torch.cuda.is_available():
         return "cuda", torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
-        return "mps", "no CUDA device; Apple's GPU is there"
+        return "mps", "no CUDA device, but Apple's GPU"
     return "cpu", "no CUDA device and no Apple GPU"
 
 
 def choose_dtype(wanted: Dtype, device: str) -> tuple[torch.dtype | None, str]:
-    """The dtype to load weights in and why; ``None`` keeps what is stored. Raises ``InvalidRequest``."""
+    """Choose the dtype of the weights; return it and why. ``None`` keeps the stored one. Raises ``InvalidRequest``."""
     if wanted == "native":
         return None, "DTYPE=native: as stored in the checkpoint"
     if wanted != "auto":
         if wanted == "float16" and device == "cpu":
-            raise InvalidRequest("DTYPE: float16 is not usable on a CPU; take float32, bfloat16 or auto")
+            raise InvalidRequest("DTYPE: float16 is not usable on a CPU; use float32, bfloat16 or auto")
         return getattr(torch, wanted), f"DTYPE={wanted}"
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -65,11 +65,11 @@ def choose_dtype(wanted: Dtype, device: str) -> tuple[torch.dtype | None, str]:
 
 
 def place(pipeline: DiffusionPipeline, settings: PlacementSettings, device: str) -> list[str]:
-    """Move the pipeline to its device and turn on what saves memory; returns what was done, in words.
+    """Move the pipeline to its device and turn on what saves memory; return what was done, in words.
 
-    An option that does nothing for this pipeline is not among that; it is logged by its name, with the reason.
+    An option that does nothing for this pipeline is not returned, but logged by its name, with the reason.
     """
-    # Offloading moves parts to the device by itself, so it and ``to(device)`` exclude each other.
+    # Offloading moves parts to the device by itself and excludes ``to(device)``.
     if not (settings.cpu_offload and device != "cpu"):
         pipeline.to(device)
     done = []
@@ -83,9 +83,9 @@ def place(pipeline: DiffusionPipeline, settings: PlacementSettings, device: str)
     return done
 
 
-# Each turns one option on and returns whether it has an effect, and which or why not.
+# Each function turns one option on and returns whether it has an effect, and which one or why not.
 def _load_into_empty_parts(_: DiffusionPipeline, __: str) -> tuple[bool, str]:
-    # The loader has done it; transformers' parts are loaded so in any case.
+    # The loader has done it; parts from transformers are always loaded so.
     if not is_accelerate_available():
         return False, "it needs accelerate, which is not installed"
     return True, "weights loaded without a second copy"
@@ -93,17 +93,17 @@ def _load_into_empty_parts(_: DiffusionPipeline, __: str) -> tuple[bool, str]:
 
 def _offload(pipeline: DiffusionPipeline, device: str) -> tuple[bool, str]:
     if device == "cpu":
-        return False, "there is no accelerator that parts could be moved to and from"
+        return False, "there is no accelerator to move parts to and from"
     pipeline.enable_model_cpu_offload(device=device)
     return True, "parts wait in CPU memory and visit the device in turn"
 
 
 def _slice_attention(pipeline: DiffusionPipeline, _: str) -> tuple[bool, str]:
-    # diffusers asks every part that has this method, which only UNets have, and says nothing if none has.
+    # diffusers calls this method on every part that has it, which only UNets do, and says nothing if none has.
     if not any(hasattr(part, "set_attention_slice") for part in pipeline.components.values()):
         return False, (
             f"no part of a {type(pipeline).__name__} computes attention in slices; "
-            "PyTorch's attention does without the large matrix that slices would make smaller"
+            "PyTorch's attention does not need the large matrix that slices would make smaller"
         )
     pipeline.enable_attention_slicing()
     return True, "attention in slices"

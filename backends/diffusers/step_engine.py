@@ -1,6 +1,6 @@
-"""The transformer in torch with the step contract of the exported one: many requests' rows in one call.
+"""The transformer in torch, called like the exported one with the rows of many requests.
 
-On a GPU it is compiled with CUDA graphs. Both want few, fixed shapes, so batches are padded to the next bucket of rows.
+On a GPU it is compiled with CUDA graphs. Both need few, fixed shapes, so batches are padded to the next bucket of rows.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _log = logging.getLogger("aquatint.diffusers")
 _CONDITIONING = ("encoder_hidden_states", "pooled_projections")
 _INPUTS = ("hidden_states", "timestep", *_CONDITIONING)
 SKIP = "skip_layers"
-# From Ada on GPUs multiply FP8.
+# GPUs multiply FP8 from Ada on.
 _FP8_CAPABILITY = (8, 9)
-# Sizes times buckets: beyond torch's default of 8 compiled shapes it would silently run uncompiled.
+# Sizes times buckets: beyond torch's default of 8 compiled shapes, it would silently run uncompiled.
 _MAX_COMPILED_SHAPES = 256
 
 
@@ -43,7 +43,7 @@ class StepSettings(BaseModel):
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, str]) -> StepSettings:
-        """From a Triton model configuration, where every value is text."""
+        """Read the settings from a Triton model configuration, where every value is text."""
         fields: dict[str, Any] = {name: parameters[name] for name in cls.model_fields if name in parameters}
         for name in ("buckets", "skip_layers"):
             if name in fields:
@@ -145,7 +145,7 @@ class StepEngine:
 
     @torch.inference_mode()
     def _quantize(self) -> str:
-        """FP8 linear layers by torchao, in words: which kind, and the PSNR of one call against before."""
+        """Make the linear layers FP8 by torchao; return, in words, which kind and the PSNR against before."""
         try:
             from torchao import quantization  # noqa: PLC0415 - only needed where FP8 is asked for
         except ImportError as error:
@@ -153,17 +153,20 @@ class StepEngine:
         if self.device == "cuda" and torch.cuda.get_device_capability() >= _FP8_CAPABILITY:
             kind, recipe = "weights and activations", quantization.Float8DynamicActivationFloat8WeightConfig()
         else:
-            kind, recipe = "weights only, for this device multiplies no FP8", quantization.Float8WeightOnlyConfig()
+            kind, recipe = (
+                "weights only, since this device does not multiply FP8",
+                quantization.Float8WeightOnlyConfig(),
+            )
         config = self._model.config
         side = config.sample_size
-        chance = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         shapes = {
             "hidden_states": (2, config.in_channels, side, side),
             "encoder_hidden_states": (2, 77, config.joint_attention_dim),
             "pooled_projections": (2, config.pooled_projection_dim),
         }
         rows = {
-            name: torch.randn(shape, generator=chance).to(self.device, self._model.dtype)
+            name: torch.randn(shape, generator=generator).to(self.device, self._model.dtype)
             for name, shape in shapes.items()
         }
         rows["timestep"] = torch.tensor([900.0, 300.0], device=self.device)
@@ -176,7 +179,7 @@ class StepEngine:
 
 
 def component_folder(version: Path) -> Path:
-    """Where the repository keeps the weights. Raises ``ModelRejected`` when they are not there."""
+    """Return the folder of the weights in a version. Raises ``ModelRejected`` if they are missing."""
     folder = version / "transformer"
     if not (folder / "config.json").is_file():
         raise ModelRejected("the transformer's weights are missing in this version")

@@ -1,1 +1,1 @@
-"""A Triton python-based backend that runs TensorRT engines where Triton's own backend is absent."""
+"""A Triton python-based backend that runs TensorRT engines where Triton's own backend is missing."""

@@ -1,7 +1,7 @@
 """A TensorRT engine, tensors in and out, run with the library that built it: ``tensorrt`` or ``tensorrt_rtx``.
 
-``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU or for fewer rows
-than are promised is refused with its reason.
+``engine.json`` is checked before anything is loaded: an engine of another version, for another GPU, or for fewer rows
+than the model's configuration promises is refused with the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Engine:
         self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine((folder / engine_record.PLAN_NAME).read_bytes())
         if self._engine is None:
-            raise EngineUnavailable("the engine cannot be loaded, see the log")
+            raise EngineUnavailable("the engine cannot be loaded; see the log")
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 

@@ -1,9 +1,8 @@
 """What every text-to-image model inside Triton does: validate, run an ``ImagePipeline``, answer; unary or streamed.
 
 ``execute`` hands every request to a thread of its own and returns at once; the thread answers through the request's
-response sender. Many requests then wait in BLS calls at the same time, and Triton's dynamic batcher joins their
-denoising steps.
-Limits, deadlines and the queue live here, because Triton's queue policies stall a one-instance model.
+response sender, so many requests are in flight in one instance. Limits, deadlines and the queue are here, because
+Triton's queue policies stall a model with one instance.
 
 Only importable inside a Triton Python backend process.
 """
@@ -39,7 +38,7 @@ from aquatint.settings import TextToImageSettings
 
 # Request parameters that Triton and its clients set themselves.
 _TRANSPORT_PARAMETERS = ("binary_data_output", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end")
-# A relay gives its calls a token, and cancels them with a call that carries nothing else: Triton 2.51 does not pass a
+# A relay gives each call a token and cancels it by another call with that token, because Triton 2.51 does not pass
 # cancellation on to the calls that a model makes.
 TOKEN_PARAMETER = "aquatint_token"
 CANCEL_PARAMETER = "aquatint_cancel"
@@ -66,7 +65,7 @@ class Admission:
             self.admitted += 1
 
     def leave(self) -> None:
-        """Give the place in the queue back."""
+        """Give back the place in the queue."""
         with self._lock:
             self.admitted -= 1
 
@@ -120,7 +119,7 @@ class TextToImageModel(ABC):
             threading.Thread(target=self._serve, args=(job,), daemon=True).start()
 
     def finalize(self) -> None:
-        """Stop the requests in flight at their next step and wait for them, but not forever; called once by Triton."""
+        """Stop the requests in flight at their next step and wait for them for a while; called once by Triton."""
         self._stopping.set()
         deadline = time.monotonic() + _UNLOAD_GRACE_S
         while self._admission.admitted and time.monotonic() < deadline:
@@ -136,7 +135,7 @@ class TextToImageModel(ABC):
                 self._generate(job, resolved)
             finally:
                 self._admission.release()
-        # The server's outer edge: whatever happens becomes an error response, never a traceback or a hung client.
+        # Whatever happens must become an error response, never a traceback or a client that waits forever.
         except Exception as error:
             self._fail(job.sender, errors.internal(error))
         finally:
@@ -152,7 +151,7 @@ class TextToImageModel(ABC):
                     finished = dataclasses.replace(event, timings={"queue_s": queued_s, **event.timings})
                     self._metrics.finished(finished, self._pipeline.cache_counts)
                     job.sender.send(_response(finished, job.outputs), _FINAL)
-                    # Asking a sender anything after its last response crashes Triton 2.51, even if it was cancelled.
+                    # Any use of a sender after its last response crashes Triton 2.51, even is_cancelled().
                     return
                 self._metrics.stepped(len(resolved.seeds))
                 if self._decoupled:

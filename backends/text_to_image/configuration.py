@@ -1,4 +1,4 @@
-"""Triton model configurations from the request contract."""
+"""Complete Triton model configurations from the request contract."""
 
 from __future__ import annotations
 

@@ -223,7 +223,7 @@ def test_a_cpu_has_nowhere_to_offload_to(make_checkpoint: MakeCheckpoint, caplog
     drawer = load(make_checkpoint(), cpu_offload=True)
     assert "visit the device" not in drawer.description
     assert warnings_of(caplog) == [
-        "ENABLE_CPU_OFFLOAD does nothing here: there is no accelerator that parts could be moved to and from"
+        "ENABLE_CPU_OFFLOAD does nothing here: there is no accelerator to move parts to and from"
     ]
 
 

@@ -162,7 +162,7 @@ def test_the_runtime_fetches_models_from_s3(
             assert (fetched / name).read_bytes() == path.read_bytes()
     finally:
         shutil.rmtree(fetched)
-    with pytest.raises(HubUnavailable, match="the model cannot be fetched"):
+    with pytest.raises(HubUnavailable, match="the model cannot be downloaded"):
         source.resolve(f"s3://{BUCKET}/models/nothing")
 
 

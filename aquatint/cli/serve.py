@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,21 +30,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aquatint.serve")
 
 
-class ServeEngine(StrEnum):
-    """What serves a checkpoint."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    ONNX = "onnx"
-    DIFFUSERS = "diffusers"
+# Engines are the export's: the command line does not know their names.
+_AUTO = "auto"
 
 
 def serve(  # noqa: PLR0913 - the command's options
     source: Annotated[str, typer.Argument(help="A model repository of 'aquatint export', or a checkpoint.")],
     *,
     engine: Annotated[
-        ServeEngine, typer.Option(help="For a checkpoint. auto: the first that works of tensorrt, onnx, diffusers.")
-    ] = ServeEngine.AUTO,
+        str, typer.Option(help="For a checkpoint: an engine of 'aquatint export'; auto: the first that works.")
+    ] = _AUTO,
     name: Annotated[str, typer.Option(help="For a checkpoint: name of the served model.")] = "mini",
     cache: Annotated[Path, typer.Option(help="For a checkpoint: where its repositories are kept.")] = Path(
         "build/served"
@@ -89,7 +83,7 @@ class _Wanted:
     """What to serve; all but ``source`` are for checkpoints."""
 
     source: str
-    engine: ServeEngine
+    engine: str
     name: str
     cache: Path
 
@@ -103,8 +97,8 @@ def _start(
     repository = Path(wanted.source)
     if (repository / manifest.FILE_NAME).is_file():
         described = manifest.read(repository)
-        if wanted.engine not in (ServeEngine.AUTO, described.engine):
-            raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {wanted.engine.value}")
+        if wanted.engine not in (_AUTO, described.engine):
+            raise InvalidRequest(f"--engine: this repository is for {described.engine}, not for {wanted.engine}")
         return stack.enter_context(TritonServer(repository, settings, sink)), described
     refusals = []
     for candidate, made, why in _repositories(wanted):
@@ -127,7 +121,7 @@ def _repositories(wanted: _Wanted) -> Iterator[tuple[str, Path | None, str]]:
     """Export a checkpoint for each engine in turn."""
     with extras.needs("export", "aquatint serve CHECKPOINT"):
         yield from components.exporter().repositories(
-            wanted.source, wanted.name, wanted.cache, engine=wanted.engine.value, progress=_log.info
+            wanted.source, wanted.name, wanted.cache, engine=wanted.engine, progress=_log.info
         )
 
 

@@ -67,7 +67,7 @@ class GenerationRequest(BaseModel):
     width: Annotated[int | None, _INT32, Field(ge=1, description="Pixels; the model's own by default.")] = None
     height: Annotated[int | None, _INT32, Field(ge=1, description="Pixels; the model's own by default.")] = None
     sampler: Annotated[
-        str | None, _BYTES, Field(description="Sampling method: euler or heun; the model's own by default.")
+        str | None, _BYTES, Field(description="Sampling method, one of those the model lists; its own by default.")
     ] = None
     seed: Annotated[
         int | None, _INT64, Field(ge=0, le=MAX_SEED, description="Same seed, same image; random by default.")

@@ -14,11 +14,12 @@ FILE_NAME = "manifest.json"
 
 
 class Manifest(BaseModel):
-    """The repository's description. ``files`` maps relative paths to sha256."""
+    """The repository's description. ``files`` maps relative paths to sha256; ``engine`` runs the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
+    engine: str
     source: str
     licence: str
     target: str
@@ -27,16 +28,6 @@ class Manifest(BaseModel):
     parity: dict[str, Any]
     tools: dict[str, str]
     files: dict[str, str]
-
-    @property
-    def engine(self) -> str:
-        """What runs the model: ``tensorrt``, ``torch`` (its transformer), ``onnx`` or ``diffusers``."""
-        if not self.components:
-            return "diffusers"
-        engine = self.components["transformer"].get("engine")
-        if engine is None:
-            return "onnx"
-        return "torch" if engine["library"] == "torch" else "tensorrt"
 
 
 def sha256(path: Path) -> str:
@@ -59,7 +50,7 @@ def read(repository: Path) -> Manifest:
     except FileNotFoundError:
         raise ModelRejected("the model repository has no manifest.json; make it with 'aquatint export'") from None
     except ValidationError as error:
-        raise ModelRejected("the model repository's manifest.json is not valid") from error
+        raise ModelRejected("the model repository's manifest.json is not valid: export it again") from error
 
 
 def verify(repository: Path) -> Manifest:

@@ -15,15 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from aquatint_backends.diffusers.placement import PlacementSettings, choose_device, choose_dtype, place
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-)
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
 from aquatint.contract.errors import Cancelled, EngineUnavailable, ModelRejected, OutOfMemory
@@ -31,6 +27,7 @@ from aquatint.contract.generation import Event, Generation, Progress, finished_i
 from aquatint.contract.image import Image
 from aquatint.contract.model_info import ModelInfo
 from aquatint.contract.request import ResolvedRequest
+from aquatint.diffusion import samplers
 from aquatint.diffusion.pipeline import ANYBODY, Caller
 from aquatint.diffusion.preview import fit_preview_factors, preview
 from aquatint.repository import checkpoint_info, hub
@@ -38,8 +35,6 @@ from aquatint.repository import checkpoint_info, hub
 _log = logging.getLogger("aquatint.diffusers")
 
 _POLL_S = 0.05
-# By our samplers' names.
-_SCHEDULERS = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
 # diffusers' own default for ``max_sequence_length``.
 _MAX_T5_TOKENS = 256
 
@@ -104,7 +99,8 @@ class DiffusersPipeline:
         """Return the checkpoint's own scheduler, or the one of ``sampler`` with the same configuration."""
         if sampler is None:
             return self._own_scheduler
-        return _SCHEDULERS[sampler].from_config(self._own_scheduler.config)
+        kind = getattr(diffusers, samplers.registry()[sampler].diffusers_scheduler)
+        return kind.from_config(self._own_scheduler.config)
 
     def _arguments(self, request: ResolvedRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {

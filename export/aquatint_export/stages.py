@@ -87,6 +87,7 @@ class ComponentEngine(ABC):
             report.engines = serving_gate.run(exported, expected, dtype)
         return Manifest(
             model=options.name,
+            engine=options.engine,
             source=checkpoint.source,
             licence=checkpoint.licence,
             target=options.target,

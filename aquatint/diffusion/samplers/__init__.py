@@ -17,9 +17,13 @@ DEFAULT = "euler"
 
 
 class Sampler(Protocol):
-    """The steps of one request. ``schedule`` has one timestep for each evaluation of the transformer."""
+    """The steps of one request. ``schedule`` has one timestep for each evaluation of the transformer.
+
+    ``diffusers_scheduler`` is the class of diffusers whose steps these equal.
+    """
 
     name: ClassVar[str]
+    diffusers_scheduler: ClassVar[str]
     schedule: Schedule
 
     def __init__(self, config: FlowMatchConfig, num_inference_steps: int, image_seq_len: int) -> None: ...

@@ -13,6 +13,7 @@ class Euler:
     """Evaluates ``dx / d sigma = velocity`` once per step (Esser et al. 2024)."""
 
     name: ClassVar[str] = "euler"
+    diffusers_scheduler: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
 
     def __init__(self, config: FlowMatchConfig, num_inference_steps: int, image_seq_len: int) -> None:
         sigmas = np.append(config.sigmas(num_inference_steps, image_seq_len), 0.0).astype(np.float32)

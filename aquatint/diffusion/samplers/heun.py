@@ -16,6 +16,7 @@ class Heun:
     """
 
     name: ClassVar[str] = "heun"
+    diffusers_scheduler: ClassVar[str] = "FlowMatchHeunDiscreteScheduler"
 
     def __init__(self, config: FlowMatchConfig, num_inference_steps: int, image_seq_len: int) -> None:
         # Every level but the first is evaluated as the end of one step and again as the start of the next.

@@ -415,7 +415,7 @@ export interface components {
             height?: number | null;
             /**
              * Sampler
-             * @description Sampling method: euler or heun; the model's own by default.
+             * @description Sampling method, one of those the model lists; its own by default.
              */
             sampler?: string | null;
             /**

@@ -50,6 +50,7 @@ class DiffusersEngine:
             repository.copy_checkpoint(described, version / _CHECKPOINT)
         return Manifest(
             model=options.name,
+            engine=options.engine,
             source=described.name if is_local else source,
             licence=checkpoint_info.licence(described),
             target="diffusers",

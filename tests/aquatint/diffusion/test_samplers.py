@@ -1,14 +1,14 @@
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 
 from aquatint.diffusion import samplers
 from aquatint.diffusion.guidance import guide
 from aquatint.diffusion.samplers.flow_match import FlowMatchConfig
 
-PEERS = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
 CONFIGS = [
     {"shift": 1.0},
     {"shift": 3.0},
@@ -31,7 +31,7 @@ def test_schedule_and_steps_equal_diffusers(
         assert name == "heun"
         assert {"use_dynamic_shifting", "shift_terminal"} & set(config)
         return
-    theirs = PEERS[name].from_config(FlowMatchEulerDiscreteScheduler(**config).config)
+    theirs = getattr(diffusers, kind.diffusers_scheduler).from_config(FlowMatchEulerDiscreteScheduler(**config).config)
     shift = calculate_shift(image_seq_len, 256, 4096, parsed.base_shift, parsed.max_shift)
     theirs.set_timesteps(steps, **({"mu": shift} if config.get("use_dynamic_shifting") else {}))
     ours = kind(parsed, steps, image_seq_len)

@@ -13,6 +13,7 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "mini" / "1" / "model.onnx").write_bytes(b"weights")
     described = manifest.Manifest(
         model="mini",
+        engine="onnx",
         source="s",
         licence="apache-2.0",
         target="embedded",

@@ -130,8 +130,8 @@ MUTANTS = (
     Mutant(
         "guidance is off",
         "aquatint/diffusion/slot.py",
-        "return guide(unconditional, conditional, self._scale)",
-        "return conditional",
+        "guided = guide(unconditional, conditional, self._scale)",
+        "guided = conditional",
         (f"{_PIPELINE}::test_guidance_leads_away_from_the_negative_prompt",),
     ),
     Mutant(

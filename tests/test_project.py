@@ -13,6 +13,7 @@ from packaging.version import Version
 
 from aquatint import __version__
 from tests.conftest import ROOT
+from tests.mutants import MUTANTS, Mutant
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
@@ -113,3 +114,9 @@ def test_versions_that_must_not_drift() -> None:
     """Triton's Python backend needs numpy 1; transformers 5.24 asks for a release of peft that does not exist yet."""
     assert locked("main.txt", "numpy").major == 1
     assert locked("main.txt", "transformers") < Version("5.24")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_mutants_are_not_stale(mutant: Mutant) -> None:
+    """Whoever changes central code is told here, not by ``make mutants``."""
+    assert (ROOT / mutant.file).read_text().count(mutant.original) == 1

@@ -45,17 +45,19 @@ def write_text_to_image(checkpoint: Checkpoint, served: ServedModel, folder: Pat
                 _save_tokenizer(checkpoint.tokenizer(encoder), encoder.tokens, version / encoder.tokenizer)
 
 
-def write_component(component: Component, served: ServedModel, folder: Path, *, engine: str, target: Target) -> Path:
+def write_component(
+    component: Component, served: ServedModel, folder: Path, *, target: Target, engine: str, on_gpu: bool
+) -> Path:
     """Write the model of one component, run by ``engine``; return its version folder.
 
     The transformer's is the denoiser, which holds images in flight.
     """
     model = folder / served.triton_model(component.name)
     if component.name == "transformer":
-        config = triton_config.denoiser_config(model.name, served, engine=engine, target=target)
+        config = triton_config.denoiser_config(model.name, served, engine=engine, on_gpu=on_gpu)
     else:
         config = triton_config.component_config(
-            component, model.name, max_batch_size=served.max_batch_size, target=target, engine=engine
+            component, model.name, max_batch_size=served.max_batch_size, target=target, engine=engine, on_gpu=on_gpu
         )
     version = _write_model(model, config)
     if component.name == "transformer":

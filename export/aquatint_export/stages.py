@@ -43,10 +43,15 @@ class Exported:
         """The version folder of the text-to-image model."""
         return self.folder / self.served.name / repository.VERSION
 
-    def write_model(self, traced: Traced, *, engine: str) -> Path:
+    def write_model(self, traced: Traced, *, engine: str, on_gpu: bool) -> Path:
         """Write the Triton model of one component, run by ``engine``; return its version folder."""
         return repository.write_component(
-            traced.component, self.served, self.folder, engine=engine, target=self.options.target
+            traced.component,
+            self.served,
+            self.folder,
+            target=self.options.target,
+            engine=engine,
+            on_gpu=on_gpu,
         )
 
 

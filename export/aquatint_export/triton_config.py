@@ -25,14 +25,15 @@ _CPU_INSTANCES = 1
 _KINDS = model_config_pb2.ModelInstanceGroup
 
 
-def component_config(component: Component, name: str, *, max_batch_size: int, target: Target, engine: str) -> str:
+def component_config(
+    component: Component, name: str, *, max_batch_size: int, target: Target, engine: str, on_gpu: bool
+) -> str:
     """Return the text of ``config.pbtxt`` for one component served as ``name``."""
     config = model_config_pb2.ModelConfig(name=name, max_batch_size=max_batch_size)
     config.input.extend(_tensor(model_config_pb2.ModelInput, spec) for spec in component.inputs)
     config.output.extend(_tensor(model_config_pb2.ModelOutput, spec) for spec in component.outputs)
     config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY_US
-    on_cpu = target is Target.EMBEDDED and engine == "onnx"
-    config.instance_group.add(count=_CPU_INSTANCES, kind=_KINDS.KIND_CPU if on_cpu else _KINDS.KIND_GPU)
+    config.instance_group.add(count=_CPU_INSTANCES, kind=_KINDS.KIND_GPU if on_gpu else _KINDS.KIND_CPU)
     if target is Target.EMBEDDED:
         config.backend = engine
     else:
@@ -41,14 +42,10 @@ def component_config(component: Component, name: str, *, max_batch_size: int, ta
     return text
 
 
-def denoiser_config(name: str, served: ServedModel, *, engine: str, target: Target) -> str:
-    """Return the text of ``config.pbtxt`` for the denoiser, whose ``engine`` runs the transformer.
-
-    Torch chooses its own device.
-    """
+def denoiser_config(name: str, served: ServedModel, *, engine: str, on_gpu: bool) -> str:
+    """Return the text of ``config.pbtxt`` for the denoiser, whose ``engine`` runs the transformer."""
     config = model_config_pb2.ModelConfig(name=name, backend="denoiser")
-    on_cpu = engine == "torch" or (target is Target.EMBEDDED and engine == "onnx")
-    config.instance_group.add(count=1, kind=_KINDS.KIND_CPU if on_cpu else _KINDS.KIND_GPU)
+    config.instance_group.add(count=1, kind=_KINDS.KIND_GPU if on_gpu else _KINDS.KIND_CPU)
     config.parameters["engine"].string_value = engine
     if (skipping := served.skip_layer_guidance) is not None:
         config.parameters["skip_layers"].string_value = ",".join(str(layer) for layer in skipping.layers)

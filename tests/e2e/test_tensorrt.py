@@ -122,7 +122,7 @@ def test_a_repository_of_engines(make_checkpoint: MakeCheckpoint, tmp_path: Path
 def test_engines_for_ngc(mini_checkpoint: Path, tmp_path: Path) -> None:
     part = components(mini_checkpoint)[0]
     config = parse_config(
-        component_config(part, "mini_text_encoder", max_batch_size=8, target=Target.NGC, engine="tensorrt")
+        component_config(part, "mini_text_encoder", max_batch_size=8, target=Target.NGC, engine="tensorrt", on_gpu=True)
     )
     assert (config.platform, config.default_model_filename) == ("tensorrt_plan", "model.plan")
     with pytest.raises(InvalidConfiguration, match="cannot load engines of tensorrt_rtx"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aquatint_export.options import ExportOptions
+from aquatint_export.options import ExportOptions, Target
 from aquatint_export.stages import ComponentEngine, Description, Exported
 
 
@@ -24,7 +24,7 @@ class OnnxEngine(ComponentEngine):
     def build(self, exported: Exported, progress: Callable[[str], None]) -> Description:
         """Write the configurations beside the files."""
         for traced in exported.traced:
-            exported.write_model(traced, engine="onnx")
+            exported.write_model(traced, engine="onnx", on_gpu=exported.options.target is Target.NGC)
         return {}
 
 

@@ -62,7 +62,7 @@ class TensorRTEngine(ComponentEngine):
             def told(stage: str, name: str = component.name) -> None:
                 progress(f"{name}: {stage}")
 
-            version = exported.write_model(traced, engine="tensorrt")
+            version = exported.write_model(traced, engine="tensorrt", on_gpu=True)
             record = builder.build(traced.path, version, profile(component, exported.served), told)
             repository.remove_onnx(version)
             described[component.name] = {"engine": record.model_dump(exclude={"inputs", "outputs", "profile"})}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from aquatint_export import repository
-from aquatint_export.options import ExportOptions
+from aquatint_export.options import ExportOptions, Target
 from aquatint_export.stages import ComponentEngine, Description, Exported
 
 
@@ -25,11 +25,13 @@ class TorchEngine(ComponentEngine):
     def build(self, exported: Exported, progress: Callable[[str], None]) -> Description:
         """Write the models; the transformer's weights are copied."""
         for traced in exported.traced:
-            is_transformer = traced.component.name == "transformer"
-            folder = exported.write_model(traced, engine="torch" if is_transformer else "onnx")
-            if is_transformer:
-                repository.remove_onnx(folder)
-                repository.copy_checkpoint(exported.checkpoint.folder / "transformer", folder / "transformer")
+            if traced.component.name != "transformer":
+                exported.write_model(traced, engine="onnx", on_gpu=exported.options.target is Target.NGC)
+                continue
+            # Torch chooses its own device.
+            version = exported.write_model(traced, engine="torch", on_gpu=False)
+            repository.remove_onnx(version)
+            repository.copy_checkpoint(exported.checkpoint.folder / "transformer", version / "transformer")
         return {"transformer": {"engine": {"library": "torch"}}}
 
     def unverified_dtype(self, options: ExportOptions) -> str | None:

@@ -61,7 +61,8 @@ def test_torch_latents_stay_torch() -> None:
 
 
 def test_the_default_comes_first() -> None:
-    assert list(samplers.registry()) == ["euler", "heun"]
+    assert next(iter(samplers.registry())) == "euler"
+    assert "heun" in samplers.registry()
     assert samplers.available({"shift": 3.0}) == ("euler", "heun")
     assert samplers.available({"use_dynamic_shifting": True}) == ("euler",)
 

@@ -175,7 +175,7 @@ def fake_client(
 def fake_async_client(
     failures: list[AquatintError] | None = None, retries: int = 3, transport: FakeTransport | None = None
 ) -> AsyncClient:
-    """Do the same for asyncio."""
+    """Make an ``AsyncClient`` in the same way."""
     return AsyncClient(AsyncFakeTransport(transport or FakeTransport(failures=failures)), _options(retries))
 
 

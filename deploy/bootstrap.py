@@ -1,9 +1,9 @@
-"""Set up what `make` needs, from the locks: one line per stage, everything else to build/logs.
+"""Set up what `make` needs, from the locks; print one line per stage and log the rest to build/logs.
 
     python3 deploy/bootstrap.py run|test|all
 
 Uses only the standard library, since it runs before anything is installed, and knows nothing about what it installs.
-A stage is skipped when it already ended well with the same commands and the same input files.
+A stage is skipped if it has already succeeded with the same commands and the same input files.
 """
 
 from __future__ import annotations
@@ -49,8 +49,6 @@ class Stage:
     """Commands that run one after another once the stages named in ``after`` have ended.
 
     ``inputs`` are files whose change makes the stage run again; ``fresh`` stages check that themselves and always run.
-
-    ``inputs`` are files whose change makes the stage run again; ``fresh`` stages see to that themselves and always run.
     """
 
     name: str
@@ -117,7 +115,7 @@ def stages(target: str, torch: str, torch_options: Sequence[str]) -> list[Stage]
             after=["Python environment"],
             inputs=[main, *project],
         ),
-        # With pip, whose configuration chooses between CPU and GPU builds; the lock already holds what torch needs.
+        # By pip, whose configuration chooses between CPU and GPU builds; the lock already holds what torch needs.
         Stage("torch", [[*pip, *torch_options, torch]], after=["packages"]),
         Stage("chat page", [["make", "--silent", "page"]], after=["packages"], fresh=True),
     ]
@@ -139,7 +137,7 @@ def _for_tests() -> list[Stage]:
     environment_folder = VENV / "checkov"
     return [
         *_programs(),
-        # Its first package is built from source, with the wheel from the same lock.
+        # The first package of this lock is built from source, with the wheel package that is also locked here.
         Stage("TensorRT and schemas", [[*locked, bare, "--no-build-isolation"]], after=["packages"], inputs=[bare]),
         Stage("torchao", [[*locked, torchao, "--target", VENV / "torchao"]], after=["packages"], inputs=[torchao]),
         Stage(
@@ -167,7 +165,7 @@ def _for_tests() -> list[Stage]:
 
 
 def _programs() -> list[Stage]:
-    """List what only the distribution has: a browser and Prometheus. Without root, tests name what they skip."""
+    """List what only the distribution has: a browser and Prometheus. Without root, tests say what they skip."""
     missing = [program for program in ("chromium", "prometheus") if shutil.which(program) is None]
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return []
@@ -178,7 +176,7 @@ def _programs() -> list[Stage]:
 
 
 class Board:
-    """Shows running stages with a spinner on a terminal, and a line for each that ended."""
+    """Shows running stages with a spinner on a terminal, and a line for each one that ended."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
@@ -239,7 +237,7 @@ class Runner:
         self._stopped = False
 
     def run(self, needed: Iterable[Stage]) -> None:
-        """Run what is not done yet. Raises ``SetUpError`` with the end of the log of a stage that failed."""
+        """Run what is not done yet. Raises ``SetUpError`` with the end of the failed stage's log."""
         waiting = {stage.name: stage for stage in needed}
         running: dict[Future[None], str] = {}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -292,7 +290,7 @@ class Runner:
 
 
 def _package_index() -> dict[str, str]:
-    """Make uv use the index that pip's variable names."""
+    """Make uv use the index that is set for pip."""
     url = os.environ.get("PIP_INDEX_URL")
     return {"UV_DEFAULT_INDEX": url} if url and "UV_DEFAULT_INDEX" not in os.environ else {}
 
@@ -318,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 

@@ -42,7 +42,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Take the options of the command itself; each does its work in its callback."""
+    """Take the options of ``aquatint`` itself; each acts in its callback."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``aquatint doctor``: what runs on this machine, what is missing, and why it matters."""
+"""``aquatint doctor``: find out what runs on this machine, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def examine() -> Iterator[Finding]:
 
 def _tritonserver() -> Finding:
     try:
-        from aquatint.server.locate import locate  # noqa: PLC0415 - only servers have its packages
+        from aquatint.server.locate import locate  # noqa: PLC0415 - a client does not install its packages
     except ModuleNotFoundError as error:
         return Finding(
             "tritonserver", ok=False, detail=f"{error.name} is not installed", hint=install_command("triton")

@@ -1,4 +1,4 @@
-"""Say in one line which extra is missing when a command needs more than the client's packages."""
+"""Say in one line which extra is missing if a command needs more than a client's packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS = "aquatint"
 
 @contextlib.contextmanager
 def needs(extra: str, command: str) -> Iterator[None]:
-    """Exit with status 1 and one line if the block cannot import a package that ``extra`` brings."""
+    """Exit with status 1 and one line if the block cannot import a package of ``extra``."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -28,7 +28,7 @@ def needs(extra: str, command: str) -> Iterator[None]:
 
 
 def require(extra: str, command: str, *modules: str) -> None:
-    """Exit with status 1 and one line if one of ``modules``, which ``extra`` brings, is not installed."""
+    """Exit with status 1 and one line if one of ``modules``, which belong to ``extra``, is not installed."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             print_missing(extra, command, module)
@@ -47,7 +47,7 @@ def install_command(extra: str) -> str:
 
 
 def add_commands(app: typer.Typer, source: str, *, name: str, extra: str, needed: str) -> None:
-    """Add the commands of ``source`` to ``app``; where ``needed`` is missing, a stub that says which extra has it."""
+    """Add the commands of ``source`` to ``app``; if ``needed`` is missing, add a stub that says which extra has it."""
     if importlib.util.find_spec(needed) is not None:
         app.add_typer(getattr(importlib.import_module(source), name), name=name)
         return

@@ -1,4 +1,4 @@
-"""``aquatint generate``: one request to a running server, with options made from the request contract."""
+"""``aquatint generate``: send one request to a running server. Its options come from the request contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``aquatint models`` and ``aquatint doctor``: what is there, and whether it works."""
+"""``aquatint models`` and ``aquatint doctor``: show what is there, and whether it works."""
 
 from __future__ import annotations
 

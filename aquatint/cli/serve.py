@@ -1,4 +1,4 @@
-"""``aquatint serve``: the embedded tritonserver over a model repository, or over a checkpoint it exports first."""
+"""``aquatint serve``: run the embedded tritonserver on a model repository, or on a checkpoint, exported first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def serve(  # noqa: PLR0913 - the command's options
 ) -> None:
     """Serve a model repository, or a checkpoint, with the embedded tritonserver until Ctrl-C."""
     extras.require("triton", "aquatint serve", "psutil", "onnxruntime")
-    from aquatint.registry.service import admin_key  # noqa: PLC0415 - servers' packages are not among a client's
+    from aquatint.registry.service import admin_key  # noqa: PLC0415 - a client does not install its packages
 
     log_to_terminal(logging.WARNING)
     logging.getLogger("aquatint").setLevel(logging.INFO)
@@ -80,7 +80,7 @@ def serve(  # noqa: PLR0913 - the command's options
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What to serve; all but ``source`` are for checkpoints."""
+    """What to serve; all fields except ``source`` are for checkpoints."""
 
     source: str
     engine: str
@@ -91,7 +91,7 @@ class _Wanted:
 def _start(
     stack: contextlib.ExitStack, wanted: _Wanted, settings: ServerSettings, sink: Callable[[str], None]
 ) -> tuple[TritonServer, manifest.Manifest]:
-    """Start a server and say what it serves; for a checkpoint the first engine that works, logging why."""
+    """Start a server; return it and what it serves. For a checkpoint, use the first engine that works and log why."""
     from aquatint.server import TritonServer  # noqa: PLC0415 - as in ``serve``
 
     repository = Path(wanted.source)

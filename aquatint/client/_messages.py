@@ -1,4 +1,4 @@
-"""Requests to Triton tensors, and Triton answers to results; shared by every client, no network here."""
+"""Requests as Triton tensors, and Triton's answers as results; shared by every client, without any network."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def model_info(parameters: Mapping[str, Any], model: str) -> ModelInfo:
     try:
         return ModelInfo.model_validate_json(parameters[MODEL_INFO_PARAMETER]["string_value"])
     except (KeyError, TypeError, ValidationError):
-        raise errors.ModelNotFound(f"{model} is no text-to-image model of Aquatint") from None
+        raise errors.ModelNotFound(f"{model} is not a text-to-image model of Aquatint") from None
 
 
 def from_text(text: str) -> AquatintError:

@@ -44,7 +44,7 @@ class Options:
     def from_settings(cls, settings: ClientSettings) -> Options:
         """Read the options from ``AQUATINT_*`` variables."""
         names = (settings.model, *settings.models)
-        # The default first, each name once.
+        # The default model first, and each name once.
         models = tuple(dict.fromkeys(names))
         return cls(settings.url, models, settings.timeout_s, settings.stall_timeout_s, settings.retries)
 
@@ -57,7 +57,7 @@ class Options:
         """Build tenacity's arguments: retry only errors that say "later", while ``timeout_s`` leaves time for a try."""
         return {
             "retry": tenacity.retry_if_exception_type((Overloaded, EngineUnavailable)),
-            # A wait that would outlast the deadline is not started: the caller learns at once what it could wait for.
+            # A wait that would outlast the deadline is not begun: the caller gets the error at once.
             "stop": tenacity.stop_after_attempt(self.retries + 1) | tenacity.stop_before_delay(timeout_s),
             "wait": _wait_s,
             "reraise": True,
@@ -69,7 +69,7 @@ _back_off_s = tenacity.wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_W
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Back off exponentially, but no less than an overloaded server asks for; with jitter, lest all return at once."""
+    """Back off exponentially, with jitter, but at least as long as an overloaded server asks."""
     error = None if state.outcome is None else state.outcome.exception()
     asked_s = error.retry_after_s if isinstance(error, Overloaded) else None
     return max(_back_off_s(state), asked_s or 0.0) + random.uniform(0.0, _FIRST_WAIT_S)

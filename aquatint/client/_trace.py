@@ -1,4 +1,4 @@
-"""The caller's trace, passed on to Triton, which continues it (W3C Trace Context)."""
+"""Pass the caller's trace on to Triton, which continues it (W3C Trace Context)."""
 
 from __future__ import annotations
 

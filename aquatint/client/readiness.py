@@ -1,4 +1,4 @@
-"""Whether a server says that it is ready."""
+"""Ask a server whether it is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """The contract of every server and client: request, events, model information, errors, and how they travel.
 
-Knows nothing about any protocol's transport, or how an image is computed.
+Knows nothing about the transport of any protocol, or about how an image is computed.
 """

@@ -33,7 +33,7 @@ def is_required(name: str) -> bool:
 def parameters(
     exclude: Collection[str] = (), annotate: Callable[[str, Any], Any] = lambda name, annotation: annotation
 ) -> list[inspect.Parameter]:
-    """Make function parameters of the fields, with their types, limits, help and defaults.
+    """Make function parameters from the fields, with their types, limits, help and defaults.
 
     ``annotate`` may replace a field's annotation.
     """
@@ -48,7 +48,7 @@ def parameters(
 
 
 def model_fields(names: Collection[str], *, optional: bool = False) -> dict[str, Any]:
-    """Define some of the fields for pydantic's ``create_model``, with ``None`` as default where ``optional``."""
+    """Define some of the fields for pydantic's ``create_model``, with ``None`` as the default if ``optional``."""
     return {name: _definition(GenerationRequest.model_fields[name], optional=optional) for name in names}
 
 
@@ -60,12 +60,13 @@ def _definition(field: FieldInfo, *, optional: bool) -> Any:
 
 
 def take_fields(function: Callable[..., Any], fields: list[inspect.Parameter]) -> None:
-    """Show ``fields`` in place of a function's ``**fields`` to anything that reads its signature."""
+    """Show ``fields`` in place of a function's ``**fields`` to whatever reads its signature, such as Typer."""
     signature = inspect.signature(function, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
     positional = [each for each in own if each.kind != each.KEYWORD_ONLY]
     keyword = [each for each in own if each.kind == each.KEYWORD_ONLY]
     shown = [*positional, *fields, *keyword]
+    # inspect reads this attribute (PEP 362), which the type of a callable does not declare.
     function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
     function.__annotations__ = {each.name: each.annotation for each in shown}
     function.__annotations__["return"] = signature.return_annotation

@@ -1,4 +1,4 @@
-"""One image of an answer: pixels or a PNG file, whichever came; the other is made on demand.
+"""One image of an answer: pixels or a PNG file; the other is made on demand.
 
 A finished image's PNG carries its parameters: as A1111's ``parameters`` text and as our own JSON.
 """

@@ -28,7 +28,7 @@ class ImageGenerator(Protocol):
 
 
 async def find_model(generator: ImageGenerator, name: str | None) -> ModelInfo:
-    """Find the model of that name, the default one for ``None``. Raises ``ModelNotFound`` naming those there are."""
+    """Find the model of that name, the default one for ``None``. Raises ``ModelNotFound``, naming those that exist."""
     known = await generator.models()
     for info in known:
         if name in (None, info.name):

@@ -1,4 +1,4 @@
-"""What callers may know of a model."""
+"""What callers may know about a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image store that the settings describe."""
+"""Open the image store that the settings describe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished images: put, get, list, delete, expire.
+"""Store finished images: put, get, list, delete, expire.
 
 An image is two objects, ``images/<id>.<format>`` and ``images/<id>.json``. The JSON is written last and deleted first:
 an image exists only if it has one, so a crash between any two writes leaves nothing half done. The id is an HMAC of the
@@ -147,7 +147,7 @@ class _Shelf:
 
 
 def image_id_of(id_key: bytes, data: bytes) -> str:
-    """Compute the id of an image: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, as hex."""
+    """Compute the id of an image: 160 bits of HMAC-SHA256 (RFC 2104) over its bytes, in hex."""
     return hmac.new(id_key, data, hashlib.sha256).hexdigest()[:40]
 
 

@@ -1,4 +1,4 @@
-"""Run one tritonserver process: start it, wait until ready, stream its log, probe and repair it, stop it cleanly."""
+"""Run one tritonserver process: start it, wait until it is ready, stream its log, probe, repair and stop it."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ class TritonServer:
             f"--grpc-port={s.grpc_port}",
             f"--metrics-address={s.host}",
             f"--metrics-port={s.metrics_port}",
-            # Explicit control is what lets a dead stub be reloaded; the restricted protocols keep strangers from it.
+            # Explicit control allows reloading a dead stub; the restricted protocols keep others from using it.
             "--model-control-mode=explicit",
             "--load-model=*",
             "--strict-readiness=true",
@@ -283,7 +283,7 @@ class TritonServer:
                 return
             time.sleep(_POLL_S)
         raise EngineUnavailable(
-            f"tritonserver was not ready in {self.settings.ready_timeout_s:g} s:\n{self.last_words()}"
+            f"tritonserver was not ready within {self.settings.ready_timeout_s:g} s:\n{self.last_words()}"
         )
 
     def _read_log(self, stream: IO[str]) -> None:
@@ -298,7 +298,7 @@ class TritonServer:
         try:
             process.wait(_STOP_GRACE_S)
         except subprocess.TimeoutExpired:
-            _log.warning("tritonserver did not stop in %g s and is killed", _STOP_GRACE_S)
+            _log.warning("tritonserver did not stop within %g s and is killed", _STOP_GRACE_S)
         # The Python backend stubs share the server's process group; none may outlive it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

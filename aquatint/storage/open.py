@@ -1,4 +1,4 @@
-"""Object stores by address."""
+"""Open object stores by their address."""
 
 from __future__ import annotations
 

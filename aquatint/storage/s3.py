@@ -121,7 +121,7 @@ class S3Objects:
         return url
 
     def check(self) -> None:
-        """Check that the bucket exists and is ours to use. A listing, because a refused HEAD gives no reason."""
+        """Check that the bucket exists and can be used, by a listing, because a refused HEAD gives no reason."""
         try:
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         except (BotoCoreError, ClientError) as error:

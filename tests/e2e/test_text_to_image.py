@@ -53,7 +53,7 @@ def test_models_describe_themselves(server: TritonServer, client: Client) -> Non
     (info,) = client.models()
     assert (info.name, info.default_width, info.max_size) == ("mini", 64, 128)
     component = {"url": server.grpc_url, "protocol": "grpc", "models": ["mini_denoiser"]}
-    with connect(**component) as other, pytest.raises(errors.ModelNotFound, match="no text-to-image model"):
+    with connect(**component) as other, pytest.raises(errors.ModelNotFound, match="is not a text-to-image model"):
         other.models()
     with connect(url=server.http_url, protocol="http", model="nothing") as other, pytest.raises(errors.ModelNotFound):
         other.models()

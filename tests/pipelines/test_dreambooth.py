@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aquatint_export import parity
 from aquatint_pipelines.dreambooth import (
     class_images,
     data,
@@ -28,6 +29,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from aquatint.contract.errors import EngineUnavailable, InvalidConfiguration, InvalidRequest, ModelRejected
+from aquatint.repository.manifest import Manifest
 from tests.conftest import CHECKPOINT, ROOT
 
 PRIOR = {"prompts": ["a flat emoji of an owl on a green background"], "num_class_images": 2}
@@ -41,6 +43,21 @@ QUICK: dict[str, Any] = {
     "validation": {"every_steps": 4, "prompts": ["a {token}"]},
     "gate": {"seeds": 1, "subject_prompts": ["a {token}"], "prior_prompts": ["a fox"]},
 }
+
+
+def manifest(measured: dict[str, Any]) -> Manifest:
+    return Manifest(
+        model="rhdog",
+        engine="onnx",
+        source="rhdog",
+        licence="Apache-2.0",
+        target="local",
+        dtype="fp32",
+        components={},
+        parity=measured,
+        tools={},
+        files={},
+    )
 
 
 def quick(**changes: Any) -> recipe.DreamboothRecipe:
@@ -251,6 +268,13 @@ def test_the_gate_and_the_report(dataset: Path, tmp_path: Path) -> None:
     assert "Not published" in html
     assert html.count("data:image/png") == 5 + 1 + 2 * 2
     assert "http" not in html.replace("http://www.w3.org", "")
+    assert "parity" not in html
+    gate = parity.ParityReport("fp32", 1e-3, 35.0, components={"vae_decoder": 2e-6}, images_db={"a fox #0": 61.25})
+    exported = report.render(
+        dataset, tmp_path / "run", evaluated=tmp_path / "evaluation", manifest=manifest(gate.as_dict())
+    )
+    assert "2.0e-06" in exported
+    assert "61.2 dB" in exported
     good = measured.model_copy(update={"subject_similarity": 0.9, "base_similarity": 0.5})
     evaluation.check_gate(good)
     drifted = good.model_copy(update={"prior_drift": 0.9})

@@ -1,4 +1,4 @@
-"""``aquatint run``: export, start, generate the first image, say where the page is, keep everything running."""
+"""``aquatint run``: export, start, generate the first image, print the page's address, keep everything running."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def run(
     """Serve everything on this machine, and generate PROMPT, until Ctrl-C: Triton, MCP, images API, chat page."""
     extras.require("run", "aquatint run", "supervisor", "pytriton", "onnxruntime", "torch", "onnxscript", "fastmcp")
     extras.require("run", "aquatint run", "sqlalchemy", "openai")
-    from aquatint.cli.run.supervisor import Supervisor  # noqa: PLC0415 - supervisor is not among a client's packages
+    from aquatint.cli.run.supervisor import Supervisor  # noqa: PLC0415 - a client does not install supervisor
 
-    # Even where the shell made us ignore Ctrl-C, as it does for background commands.
+    # Also if the shell made us ignore Ctrl-C, as it does for background commands.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with clean_errors(), contextlib.suppress(KeyboardInterrupt):
@@ -191,7 +191,7 @@ def _panel(layout: Layout) -> Panel:
 
 
 def _watch(layout: Layout, supervisor: Supervisor, *, stages: Stages, began: float) -> None:
-    """Wait until Ctrl-C; say when the language model is ready, and what supervisor no longer restarts."""
+    """Wait until Ctrl-C; print when the language model is ready, and what supervisor no longer restarts."""
     llm = layout.llm
     if llm is not None:
         OUT.print("the language model follows; it is installed once (2.5 GB), and the page works without it")

@@ -29,13 +29,13 @@ def bundled_checkpoint() -> Path:
 
 
 def is_current(repository: Path, checkpoint: str) -> tuple[bool, str]:
-    """Decide whether ``repository`` can be served as it is, and why."""
+    """Return whether ``repository`` can be served as it is, and why."""
     described = repository / manifest.FILE_NAME
     if not described.is_file():
         return False, "there is none yet"
     written = _read_stamp(repository)
     if written is None or written["manifest"] != manifest.sha256(described):
-        return True, "something else was put there since, and is kept"
+        return True, "something else was put there since then, and is kept"
     if written["inputs"] != _inputs(checkpoint):
         return False, "the checkpoint or the export changed"
     return True, "nothing changed since it was exported"
@@ -65,7 +65,7 @@ def _read_stamp(repository: Path) -> dict[str, str] | None:
 
 
 def _inputs(checkpoint: str) -> str:
-    """Hash what an export is made from: the exporter's own files, and the checkpoint's."""
+    """Hash what an export depends on: the exporter's own files and the checkpoint's."""
     digest = hashlib.sha256(checkpoint.encode())
     for path in sorted(components.exporter().sources()):
         digest.update(path.read_bytes())

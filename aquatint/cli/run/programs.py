@@ -1,4 +1,4 @@
-"""What ``aquatint run`` has to know of a program: its command and its port."""
+"""What ``aquatint run`` must know about a program: its command and its port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Program:
-    """A command to keep running. If it ends within ``starts_in_s`` it has not started, and is tried twice more."""
+    """A command to keep running. If it ends within ``starts_in_s``, it has not started and is tried twice more."""
 
     name: str
     command: Sequence[str]

@@ -1,4 +1,4 @@
-"""Where ``aquatint run`` keeps its files, and which ports its programs get."""
+"""Where ``aquatint run`` keeps its files, and which ports its programs use."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def default_home() -> Path:
 
 
 def ports(server: ServerSettings, run: RunSettings, llm: Service | None) -> Iterator[Port]:
-    """List every port that will be listened on."""
+    """List every port that the programs will listen on."""
     yield Port("Triton over HTTP", "AQUATINT_HTTP_PORT", server.http_port)
     yield Port("Triton over gRPC", "AQUATINT_GRPC_PORT", server.grpc_port)
     yield Port("Triton's metrics", "AQUATINT_METRICS_PORT", server.metrics_port)
@@ -54,7 +54,7 @@ def check_ports(wanted: Iterator[Port]) -> None:
     taken = [port for port in wanted if port.number and not _is_free(port.number)]
     if taken:
         lines = [f"port {port.number}, for {port.owner}, is taken: set {port.variable}" for port in taken]
-        raise EngineUnavailable("; ".join(lines) + ", or end the program that has it")
+        raise EngineUnavailable("; ".join(lines) + ", or end the program that uses it")
 
 
 def check_disk(folder: Path) -> None:

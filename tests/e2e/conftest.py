@@ -19,7 +19,8 @@ from aquatint.settings import ServerSettings
 from tests.conftest import ROOT
 from tests.seaweed import free_ports
 
-FREE_PORTS = ServerSettings(http_port=0, grpc_port=0, metrics_port=0)
+# Patient: two files of tests run at a time, and a first import of torch can take minutes on a busy machine.
+FREE_PORTS = ServerSettings(http_port=0, grpc_port=0, metrics_port=0, ready_timeout_s=300.0)
 
 
 def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> bool:

@@ -223,7 +223,8 @@ def test_leaving_frees_the_engine(request: pytest.FixtureRequest, name: str) -> 
     endpoint.leave(LONG, after_s=0.7)
     started = time.monotonic()
     endpoint.generate({"prompt": "a fox", "num_inference_steps": 1})
-    assert time.monotonic() - started < 5.0
+    # To its end the generation takes a minute and more.
+    assert time.monotonic() - started < 15.0
 
 
 # ---------------------------------------------------------------- the runtime on its own

@@ -89,15 +89,18 @@ def test_a_changed_file_is_refused(mini_repository: Path, tmp_path: Path) -> Non
         TritonServer(copy, FREE_PORTS).start()
 
 
-def test_a_broken_model_is_named_and_nothing_stays_running(mini_repository: Path, tmp_path: Path) -> None:
+def test_a_broken_model_is_named_and_nothing_stays_running(
+    mini_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "repository"
     shutil.copytree(mini_repository, copy)
     (copy / "mini_denoiser" / "1" / "model.onnx").write_bytes(b"not a model")
-    before = {process.pid for process in psutil.process_iter()}
+    # Inherited by all that the server starts; other tests start servers at the same time.
+    monkeypatch.setenv("STARTED_BY", str(tmp_path))
     with pytest.raises(errors.EngineUnavailable, match="mini_denoiser"):
         TritonServer(copy, FREE_PORTS, verify=False).start()
-    survivors = [p for p in psutil.process_iter(["name"]) if p.pid not in before and "triton" in (p.info["name"] or "")]
-    assert not survivors
+    everyone = psutil.process_iter(["environ", "name"])
+    assert not [each for each in everyone if (each.info["environ"] or {}).get("STARTED_BY") == str(tmp_path)]
 
 
 def test_a_taken_port_is_named(server: TritonServer, mini_repository: Path) -> None:
